@@ -1,0 +1,61 @@
+"""The keys every config has. A method's file starts from `base()` and names its parts."""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+VARIANTS = ('tiny', 's', 'b', 'l', 'h')
+
+
+def size_and_patch(variant: str, patch: int = 16) -> tuple[str, int]:
+    """('l', 16) of 'l' or 'vit_l16'; ViT-H has patches of 14 unless the name says otherwise."""
+    name = variant.removeprefix('vit_')
+    size = name.rstrip('0123456789')
+    if size not in VARIANTS:
+        close = difflib.get_close_matches(size, VARIANTS, 1, 0.3)
+        raise ValueError(f'no variant {variant!r}: use one of {", ".join(VARIANTS)}, or vit_SIZEPATCH as vit_l16' + (f'; did you mean {close[0]!r}?' if close else ''))
+    given = name.removeprefix(size)
+    return size, int(given) if given else (14 if size == 'h' else patch)
+
+
+def base() -> ConfigDict:
+    """Everything but the method."""
+    c = ConfigDict()
+    c.seed = 0
+    c.total_steps = 1000
+    c.log_every = 50
+    c.eval_every = 1000
+    c.checkpoint_every = 1000
+    c.keep_checkpoints = 3
+    c.dtype = 'bfloat16'  # of the computation; softmax, norms, loss and optimiser state are float32
+    c.ema = 0.0  # decay of the moving average of the parameters; 0 = none
+    c.micro_batch = 0  # rows a device computes at once; 0 = as many as fit
+    c.max_bad_steps = 5  # non-finite steps in a row before the run rolls back
+    c.mesh = dict(data=-1, fsdp=1, model=1)
+    c.tensorboard = True
+    c.wandb = ''  # Weights & Biases project; '' = off
+    c.data = dict(
+        path='builtin:digits',  # a folder, glob, list file, .parquet, .npz, packed shards, tfds:NAME, hf:NAME, builtin:NAME
+        val_path='',  # '' = the test split of a builtin, or PATH/val or PATH/test
+        holdout=0.0,  # share of the records kept for validation where there is no other
+        labels='auto',  # 'none', or the name of a column
+        batch_size=256,
+        image_size=(224, 224),
+        canvas=(224, 224),  # larger records are reduced to fit before they go to the device
+        channels=3,
+        dtype='uint8',
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        workers=0,  # decoding processes; 0 = threads of the trainer
+        min_side=2,
+        max_bad_share=0.5,
+    )
+    c.augment = dict(name='image', crop='random_resized', scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True, eval_crop=0.875)
+    c.optimizer = dict(name='adamw', b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
+    c.schedule = dict(name='schedule', lr=1.5e-4, warmup_steps=0, end_lr=0.0, scale_lr_by=256)
+    c.evals = dict(
+        reconstruction=dict(name='reconstruction', rows=8),
+        knn=dict(name='knn', k=20, temperature=0.07, pool='mean'),
+    )
+    c.final_evals = dict(linear_probe=dict(name='linear_probe', pool='mean', epochs=90))
+    return c

@@ -1,0 +1,90 @@
+"""From a config to the parts it names: dict(name=f, **kw) -> f(**kw) for a module or class, partial(f, **kw) for a function."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from mim_jax.errors import InputError
+from mim_jax.objectives import MaskedPrediction, Term
+
+
+def nearest(word: str, known) -> str:
+    """' Did you mean X?' or the list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, 1)
+    return f'Did you mean {close[0]!r}?' if close else f'There are: {", ".join(known)}.'
+
+
+def find(room: str, name: str) -> Callable:
+    """What `mim_jax.ROOM` exports as `name`.
+
+    Raises:
+        InputError: there is no such part; the sentence has the nearest name.
+    """
+    package = importlib.import_module(f'mim_jax.{room}')
+    if name not in package.__all__:
+        raise InputError(f'mim_jax.{room} has no {name!r}. {nearest(name, package.__all__)}')
+    return getattr(package, name)
+
+
+def part(room: str, spec: Mapping, *, where: str = '', bind: bool = True, **extra):
+    """The part `spec` = dict(name, **options) describes, found in `mim_jax.ROOM`.
+
+    Args:
+        room: the sub-package.
+        spec: its name and options.
+        where: path of the spec in the config, for messages.
+        bind: give back `partial(f, **options)` for a function; False gives `f(**options)` of anything.
+        extra: options given by the caller, over those of the spec.
+
+    Raises:
+        InputError: unknown name or option; the sentence has the nearest one.
+    """
+    where = where or room
+    options = dict(spec)
+    if 'name' not in options:
+        raise InputError(f'config.{where} has no name: it needs name=..., one of what mim_jax.{room} exports')
+    f = find(room, options.pop('name'))
+    parameters = inspect.signature(f).parameters
+    taken = {name for name, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)} - {'parent'}
+    for name in options:
+        if name not in taken and not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+            raise InputError(f'config.{where}.{name}: {f.__name__} takes no such option. {nearest(name, taken)}')
+    options |= extra
+    if inspect.isclass(f) or not bind:
+        return f(**options)
+    return partial(f, **options)
+
+
+def objective(config) -> MaskedPrediction:
+    """The objective of a config with all its parts.
+
+    Raises:
+        InputError: a part or an option that does not exist.
+    """
+    kind = find('objectives', config.objective.name)
+    if not config.terms:
+        raise InputError('config.terms is empty: a method needs at least one dict(predictor, target, loss)')
+    compute = dict(dtype=config.dtype)
+    terms, predictors = {}, {}
+    for name, term in config.terms.items():
+        where = f'terms.{name}'
+        terms[name] = Term(part('targets', term.target, where=f'{where}.target'), part('losses', term.loss, where=f'{where}.loss'),
+                           term.get('on', 'hidden'), term.get('weight', 1.0))  # fmt: skip
+        predictors[name] = part('models', term.predictor, where=f'{where}.predictor', **compute)
+    return kind(
+        tokenizer=part('tokenizers', config.tokenizer, where='tokenizer'),
+        mask=part('masks', config.mask, where='mask'),
+        hide=part('hiding', config.hide, where='hide'),
+        encoder=part('models', config.encoder, where='encoder', **compute),
+        predictor=predictors,
+        terms=terms,
+    )
+
+
+def augment(config) -> Callable:
+    """`(key, batch, train) -> batch`: raw records on the device to normalised arrays."""
+    return part('augment', config.augment, where='augment', image_size=tuple(config.data.image_size),
+                mean=tuple(config.data.mean), std=tuple(config.data.std))  # fmt: skip

@@ -1,0 +1,127 @@
+"""Frozen features of a labelled data set: one pass of the encoder that kNN, linear probe and few-shot share."""
+
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+
+from mim_jax import sharding
+from mim_jax.errors import InputError
+
+POOLS = ('mean', 'cls', 'tokens')
+
+
+class Split(NamedTuple):
+    """features f32[n, D] (f32[n, N, D] for pool 'tokens') and labels i32[n] of the rows that have a label."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+class Features:
+    """What the encoder makes of `data`, nothing hidden; the pass over the last parameters is kept.
+
+    Args:
+        objective: has `encode(batch) -> [B, E + N, D]` and `encoder.num_prefix` = E.
+        data: LabelledData.
+        pool: 'mean' of the valid patch tokens; 'cls', the class token (MAE does not train it); 'tokens', all patch tokens.
+        batch_size: rows that a host encodes at once; the result does not depend on it.
+
+    Raises:
+        InputError: unknown pool, or a class token that the encoder lacks.
+    """
+
+    def __init__(self, objective, data, *, pool: str = 'mean', batch_size: int = 256):
+        if pool not in POOLS:
+            raise InputError(f'evaluation pool {pool!r} is not one of {", ".join(POOLS)}')
+        if pool == 'cls' and not objective.encoder.class_token:
+            raise InputError("evaluation pool 'cls' needs an encoder with a class token: set encoder.class_token, or use pool='mean'")
+        self.objective, self.data, self.pool, self.batch_size = objective, data, pool, batch_size
+        self._encode = jax.jit(self._pooled)
+        self._init = jax.jit(lambda seed, batch: objective.init(jax.random.key(seed), self._eval_view(batch), method='encode')['params'])
+        self._leaves: list[weakref.ref] = []
+        self._splits: tuple[Split, Split] | None = None
+
+    def __call__(self, params: dict) -> tuple[Split, Split]:
+        """Features of the train and of the validation split, kept until other parameters are given."""
+        leaves = jax.tree.leaves(params)
+        same = len(leaves) == len(self._leaves) and all(ref() is leaf for ref, leaf in zip(self._leaves, leaves, strict=True))
+        if not same:
+            self._splits, self._leaves = self.extract(params), [weakref.ref(leaf) for leaf in leaves]
+        return self._splits
+
+    def extract(self, params: dict) -> tuple[Split, Split]:
+        """As a call, but nothing is kept.
+
+        Raises:
+            InputError: a split without a labelled row.
+        """
+        return (
+            collect(self.stream(params, self.data.train(self.batch_size, seed=0, shuffle=False)), 'training'),
+            collect(self.stream(params, self.data.val(self.batch_size)), 'validation'),
+        )
+
+    def stream(self, params: dict, batches: Iterable[dict]) -> Iterator[tuple[Array, Array, Array]]:
+        """For each NumPy batch, on the device: features [B, D] or [B, N, D], label i32[B], and bool[B] whether the row counts."""
+        for batch in batches:
+            yield self._encode(params, put(batch, self.batch_size))
+
+    def untrained(self, seed: int = 0) -> dict:
+        """Parameters of a fresh encoder: the ones a run of this seed starts from."""
+        batch = next(iter(self.data.val(self.batch_size)))
+        return self._init(seed, put({k: v[:1] for k, v in batch.items()}, self.batch_size))
+
+    def _eval_view(self, batch: dict) -> dict:
+        return self.data.augment(jax.random.key(0), batch, train=False)
+
+    def _pooled(self, params: dict, batch: dict) -> tuple[Array, Array, Array]:
+        batch = self._eval_view(batch)
+        z = self.objective.apply({'params': params}, batch, method='encode').astype(jnp.float32)  # f32[B, E + N, D]
+        prefix = self.objective.encoder.num_prefix
+        patches, valid = z[:, prefix:], self.objective.tokenizer(batch).valid
+        if self.pool == 'cls':
+            z = z[:, 0]
+        elif self.pool == 'mean':
+            z = patches.mean(1) if valid is None else (patches * valid[..., None]).sum(1) / jnp.maximum(valid.sum(1), 1)[:, None]
+        else:
+            z = patches
+        return z, batch['label'], batch['valid'] & (batch['label'] >= 0)
+
+
+_alive: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+
+
+def shared(objective, data, **options) -> Features:
+    """The one `Features` of these parts and options, so that evaluators of the same data share its pass."""
+    key = (id(objective), id(data), *sorted(options.items()))  # ids stay taken: the value holds both parts
+    return _alive.setdefault(key, Features(objective, data, **options))
+
+
+def put(batch: dict, rows: int) -> dict:
+    """This host's NumPy batch on the device(s), filled up to `rows` with rows that do not count.
+
+    Under a mesh the rows are shared out over its data and fsdp axes, and filled up to a multiple of this host's part.
+    """
+    mesh = jax.sharding.get_mesh()
+    if not mesh.empty:
+        parts = mesh.shape['data'] * mesh.shape['fsdp'] // jax.process_count()
+        rows = -(-rows // parts) * parts
+    batch = {k: np.pad(v, [(0, rows - len(v))] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
+    return batch if mesh.empty else sharding.put(batch, mesh)
+
+
+def collect(encoded: Iterable[tuple[Array, Array, Array]], split: str) -> Split:
+    """The labelled rows of all hosts as NumPy arrays."""
+    features, labels = [], []
+    for batch in encoded:
+        z, label, counts = multihost_utils.process_allgather(batch, tiled=True)
+        features.append(z[counts])
+        labels.append(label[counts])
+    if not sum(map(len, labels)):
+        raise InputError(f'no labelled image in the {split} data: give it labels (a folder per class, or data.labels), or remove the evaluations from config.evals')
+    return Split(np.concatenate(features), np.concatenate(labels))

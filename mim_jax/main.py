@@ -1,0 +1,68 @@
+"""python -m mim_jax.main --config=configs/NAME.py[:variant] --workdir=DIR [--mode=train|eval] [--config.key=value ...]"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mim_jax.errors import InputError, RunError
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train: configs/NAME.py[:variant].', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; the same command resumes it.')
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'Train, or evaluate the newest checkpoint of workdir again.')
+_TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where an error comes from, not only what it says.')
+
+REPOSITORY = Path(__file__).parents[1]  # config files import each other as `configs.NAME`
+
+
+def parse(argv: list[str]) -> None:
+    """Reads the flags; an unknown key or a value of the wrong type is an InputError with the nearest right name."""
+    if str(REPOSITORY) not in sys.path:
+        sys.path.insert(0, str(REPOSITORY))
+    try:
+        rest = flags.FLAGS(argv)
+    except FileNotFoundError as error:
+        raise InputError(f'no config file {error.filename!r}: configs/ has the ready ones') from error
+    except (flags.Error, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(' '.join(str(error.args[0] if error.args else error).split())) from error
+    if len(rest) > 1:
+        raise InputError(f'cannot make sense of {rest[1]!r}: options look like --config.key=value')
+    if not _WORKDIR.value:
+        raise InputError('--workdir=DIR is missing: it holds the checkpoints, metrics and pictures of the run')
+
+
+def load() -> tuple[ConfigDict, dict]:
+    """The config, and where each value that is not the file's comes from."""
+    if _CONFIG.value is not None:
+        source = flags.FLAGS['config'].config_filename
+        changed = config_flags.get_override_values(flags.FLAGS['config'])
+        return _CONFIG.value, dict(config=str(source), **{key: 'command line' for key in changed})
+    saved = Path(_WORKDIR.value) / 'config.json'
+    if _MODE.value == 'train' or not saved.exists():
+        raise InputError('--config=configs/NAME.py is missing: it says what to train (try configs/quickstart.py)')
+    record = json.loads(saved.read_text())
+    origin = record.pop('origin')
+    record.pop('environment')
+    return ConfigDict(record, convert_dict=True).lock(), origin
+
+
+def main(argv: list[str]) -> int:
+    """Runs, and gives the exit status: 0 reached its end, 2 wrong config or input, 1 stopped, 143 preempted."""
+    try:
+        parse(argv)
+        config, origin = load()
+        from mim_jax import train  # JAX is slow to import: a misspelt key fails before it
+
+        return train.run(config, _WORKDIR.value, _MODE.value, origin)
+    except (InputError, RunError) as error:
+        if flags.FLAGS.is_parsed() and _TRACEBACK.value:
+            traceback.print_exc()
+        print(f'mim_jax: {error}', file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv))

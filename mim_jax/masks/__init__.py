@@ -1,0 +1,6 @@
+"""Which tokens are hidden and which are asked for: pure functions `(key, grid, **options) -> Mask`."""
+
+from mim_jax.masks.grid import block, grid, random
+from mim_jax.masks.mask import Mask, take
+
+__all__ = ['Mask', 'block', 'grid', 'random', 'take']

@@ -1,0 +1,133 @@
+"""The mask of a batch and the few operations every mask and every objective shares."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+Grid = tuple[int, ...]  # tokens along each axis, batch first: (B, 8, 14, 14)
+
+
+@struct.dataclass
+class Mask:
+    """What the encoder may not see, what is asked for, and how much each answer counts.
+
+    Attributes:
+        hidden: bool[B, N], True where the encoder may not look.
+        target: i32[B, T], positions that are asked for, ascending.
+        weight: f32[B, T], loss weight of each asked position; 0 = ignore.
+        num_visible: visible tokens of every row (static), or None where rows differ.
+    """
+
+    hidden: Array
+    target: Array
+    weight: Array
+    num_visible: int | None = struct.field(pytree_node=False)
+
+    @property
+    def visible(self) -> Array:
+        """i32[B, K]: positions of the visible tokens, ascending."""
+        if self.num_visible is None:
+            raise ValueError('rows of this mask differ in their number of visible tokens: hide with mask_token, not drop')
+        return positions(~self.hidden, self.num_visible)
+
+
+def per_row(key: Array, draw: Callable[[Array, tuple[int, ...]], Array], shape: tuple[int, ...]) -> Array:
+    """Draws `shape` = (B, ...) from one key, or row by row from B keys.
+
+    With a key per row a sample's draw does not depend on how the batch is cut into devices or micro-batches.
+    """
+    if key.ndim == 0:
+        return draw(key, shape)
+    return jax.vmap(lambda k: draw(k, shape[1:]))(key)
+
+
+def fold(key: Array, data: int) -> Array:
+    """`jax.random.fold_in` for one key or a key per row."""
+    return jax.random.fold_in(key, data) if key.ndim == 0 else jax.vmap(lambda k: jax.random.fold_in(k, data))(key)
+
+
+def rank(score: Array) -> Array:
+    """i32[B, N]: how many tokens of the row come before this one in ascending order of `score`; ties by position."""
+
+    def count(score):  # the TPU compiler has no cheap sort: N*N comparisons on the vector unit cost less
+        before = score[:, :, None] > score[:, None, :]  # bool[B, N, N]: j before i
+        tie = (score[:, :, None] == score[:, None, :]) & jnp.tril(jnp.ones(2 * score.shape[1:], bool), -1)
+        return (before | tie).sum(-1, dtype=jnp.int32)
+
+    def sort(score):
+        order = jnp.argsort(score, axis=-1, stable=True)
+        rows = jnp.arange(score.shape[0])[:, None]
+        return jnp.zeros_like(order).at[rows, order].set(jnp.arange(score.shape[1])[None]).astype(jnp.int32)
+
+    return jax.lax.platform_dependent(score, tpu=count, default=sort)
+
+
+def positions(chosen: Array, count: int) -> Array:
+    """i32[B, count]: ascending positions of the True entries of bool[B, N], exactly `count` in each row."""
+    n = chosen.shape[-1]
+
+    def one_hot(chosen):
+        place = jnp.cumsum(chosen, axis=-1) - 1  # i32[B, N]
+        hit = (place[:, None, :] == jnp.arange(count)[:, None]) & chosen[:, None, :]  # bool[B, count, N]
+        return jnp.where(hit, jnp.arange(n), 0).sum(-1, dtype=jnp.int32)
+
+    def sort(chosen):
+        return jnp.argsort(~chosen, axis=-1, stable=True)[:, :count].astype(jnp.int32)
+
+    return jax.lax.platform_dependent(chosen, tpu=one_hot, default=sort)
+
+
+def take(x: Array, index: Array) -> Array:
+    """Rows `index` i32[B, K] of x[B, N, R] -> [B, K, R], bit-exact.
+
+    On TPU a product with one-hot rows (the matrix unit is idle here, a row gather is not costed and its backward
+    sorts); elsewhere a gather.
+    """
+
+    def one_hot(x, index):
+        if x.dtype == jnp.bool_:
+            return one_hot(x.astype(jnp.bfloat16), index) > 0
+        select = jax.nn.one_hot(index, x.shape[1], dtype=x.dtype)  # [B, K, N]
+        exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+        return jnp.einsum('bkn,bnr->bkr', select, x, precision=exact)
+
+    def gather(x, index):
+        return jnp.take_along_axis(x, index[..., None], axis=1, mode='clip')
+
+    if x.ndim == 2:
+        return take(x[..., None], index)[..., 0]
+    return jax.lax.platform_dependent(x, index, tpu=one_hot, default=gather)
+
+
+def hide_highest(score: Array, num_hidden: int) -> Mask:
+    """Hides the `num_hidden` tokens of highest score f32[B, N]: exact, static counts for a mask of any shape."""
+    n = score.shape[-1]
+    return ask_hidden(rank(score) >= n - num_hidden, num_hidden)
+
+
+def ask_hidden(hidden: Array, num_hidden: int) -> Mask:
+    """The mask that asks for exactly the hidden tokens, `num_hidden` in every row of bool[B, N]."""
+    target = positions(hidden, num_hidden)
+    return Mask(hidden, target, jnp.ones(target.shape, jnp.float32), hidden.shape[-1] - num_hidden)
+
+
+def size(grid: Grid) -> int:
+    """Tokens of one row of the grid."""
+    return math.prod(grid[1:])
+
+
+def num_hidden(grid: Grid, ratio: float) -> int:
+    """Tokens hidden at this ratio; the visible count is rounded down, as MAE's `int(n * (1 - ratio))`.
+
+    Raises:
+        ValueError: the ratio leaves nothing visible or nothing hidden.
+    """
+    n = size(grid)
+    hidden = n - int(n * (1 - ratio) + 1e-6)
+    if not 0 < hidden < n:
+        raise ValueError(f'mask ratio {ratio} of a {"x".join(map(str, grid[1:]))} grid hides {hidden} of {n} tokens: at least one must stay visible and one be hidden')
+    return hidden

@@ -1,0 +1,235 @@
+"""Transformer blocks: pre-norm attention and MLP, with f32 norms and softmax under any compute dtype.
+
+`layer_norm` and `gelu` carry backward passes that keep only their input; `layer_norm_reference` and `gelu_reference`
+are the plain forms they are tested against.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from mim_jax.errors import InputError
+
+Array = jax.Array
+xavier = nn.initializers.xavier_uniform()
+
+REMAT = {
+    'full': None,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'attention': jax.checkpoint_policies.save_anything_except_these_names('attention'),
+}
+
+
+def layer_norm_reference(x, scale, bias, eps):
+    """LayerNorm over the last axis with f32 statistics (arXiv 1607.06450). -> x.dtype[..., D]."""
+    centred = x.astype(jnp.float32) - jnp.mean(x, -1, keepdims=True, dtype=jnp.float32)
+    inv = lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + eps)
+    return (centred * inv * scale + bias).astype(x.dtype)
+
+
+layer_norm = jax.custom_vjp(layer_norm_reference, nondiff_argnums=(3,))
+
+
+def _layer_norm_forward(x, scale, bias, eps):
+    return layer_norm_reference(x, scale, bias, eps), (x, scale)
+
+
+def _layer_norm_backward(eps, residuals, g):
+    x, scale = residuals
+    g = g.astype(jnp.float32)
+    centred = x.astype(jnp.float32) - jnp.mean(x, -1, keepdims=True, dtype=jnp.float32)
+    inv = lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + eps)
+    y, dy = centred * inv, g * scale
+    dx = inv * (dy - jnp.mean(dy, -1, keepdims=True) - y * jnp.mean(dy * y, -1, keepdims=True))
+    rows = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), jnp.sum(g * y, rows), jnp.sum(g, rows)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def _normal_cdf(x):
+    return 0.5 * (1 + lax.erf(x * 0.5**0.5))
+
+
+def gelu_reference(x):
+    """Exact (erf) GELU, computed in f32 (arXiv 1606.08415)."""
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+gelu = jax.custom_vjp(gelu_reference)
+
+
+def _gelu_backward(x, g):
+    wide = x.astype(jnp.float32)
+    slope = _normal_cdf(wide) + wide * jnp.exp(-0.5 * wide * wide) * (2 * jnp.pi) ** -0.5
+    return ((g.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu_reference(x), x), _gelu_backward)
+
+
+def attend(q, k, v, valid=None):
+    """Scaled dot-product attention, softmax in f32.
+
+    q[B, Q, H, C], k and v[B, K, H, C]; valid bool[B, K] or None (all). Returns q.dtype[B, Q, H, C]; invalid keys get
+    exactly zero weight, and a row without any valid key returns zeros.
+    """
+    q = q * q.shape[-1] ** -0.5
+    scores = jnp.einsum('bqhc,bkhc->bhqk', q, k).astype(jnp.float32)
+    if valid is not None:
+        valid = valid[:, None, None, :]
+        scores = jnp.where(valid, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if valid is not None:
+        weights = jnp.where(valid, weights, 0)
+    weights = checkpoint_name(weights.astype(v.dtype), 'attention')
+    return jnp.einsum('bhqk,bkhc->bqhc', weights, v)
+
+
+def drop_path(key, rates, batch):
+    """Stochastic depth (arXiv 1603.09382): multipliers f32[depth, 2, B] of both branches of every block, per row."""
+    keep = 1 - rates[:, None, None]
+    return jax.random.bernoulli(key, keep, (len(rates), 2, batch)) / keep
+
+
+class LayerNorm(nn.Module):
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+        bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x, scale, bias, self.eps)
+
+
+class StackedDense(nn.Module):
+    """`count` projections of one input from one kernel [count, D, E], so that no product is cut on its last axis.
+
+    Only those listed in `biased` have a bias: softmax does not see one on the keys, whose gradient would be rounding
+    noise that Adam scales up to full steps.
+    """
+
+    count: int
+    features: int
+    biased: tuple[int, ...]
+    dtype: str = 'float32'
+
+    @nn.compact
+    def __call__(self, x):  # [B, N, D] -> [count, B, N, E]
+        fused_xavier = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=1, out_axis=(0, 2))
+        kernel = self.param('kernel', fused_xavier, (self.count, x.shape[-1], self.features))
+        bias = self.param('bias', nn.initializers.zeros, (len(self.biased), self.features))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        outs = list(jnp.einsum('bnd,kde->kbne', x, kernel))
+        for i, b in zip(self.biased, bias, strict=True):
+            outs[i] += b
+        return outs
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x over itself, or over `context` where given (arXiv 1706.03762)."""
+
+    heads: int
+    dtype: str = 'float32'
+
+    @nn.compact
+    def __call__(self, x, context=None, valid=None):  # [B, Q, D], [B, K, E] | None, bool[B, K] | None -> [B, Q, D]
+        width = x.shape[-1]
+        if width % self.heads:
+            raise InputError(f'width {width} is not a multiple of heads {self.heads}: choose heads that divide it')
+        if context is None:
+            q, k, v = StackedDense(3, width, (0, 2), self.dtype, name='qkv')(x)
+        else:
+            (q,) = StackedDense(1, width, (0,), self.dtype, name='q')(x)
+            k, v = StackedDense(2, width, (1,), self.dtype, name='kv')(context)
+        q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
+        out = attend(q, k, v, valid).reshape(x.shape)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name='out')(out)
+
+
+class Mlp(nn.Module):
+    ratio: float = 4.0
+    dtype: str = 'float32'
+
+    @nn.compact
+    def __call__(self, x):
+        hidden = nn.Dense(int(x.shape[-1] * self.ratio), dtype=self.dtype, kernel_init=xavier, name='fc1')(x)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name='fc2')(gelu(hidden))
+
+
+class Block(nn.Module):
+    """Pre-norm block (arXiv 2010.11929); attends to `context` in place of itself where given."""
+
+    heads: int
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = None
+    eps: float = 1e-6
+    dtype: str = 'float32'
+
+    def _add(self, x, branch, keep, name):
+        if self.layer_scale is not None:  # arXiv 2103.17239
+            init = nn.initializers.constant(self.layer_scale)
+            branch = branch * self.param(f'layer_scale_{name}', init, branch.shape[-1:]).astype(branch.dtype)
+        if keep is not None:
+            branch = branch * keep[:, None, None].astype(branch.dtype)
+        return x + branch
+
+    @nn.compact
+    def __call__(self, x, context=None, valid=None, keep=None):  # keep: f32[2, B] | None, see drop_path
+        keep = (None, None) if keep is None else keep
+        normed = LayerNorm(self.eps, name='norm1')(x)
+        branch = Attention(self.heads, self.dtype, name='attention')(normed, context, valid)
+        x = self._add(x, branch, keep[0], 'attention')
+        branch = Mlp(self.mlp_ratio, self.dtype, name='mlp')(LayerNorm(self.eps, name='norm2')(x))
+        return self._add(x, branch, keep[1], 'mlp')
+
+
+class Blocks(nn.Module):
+    """`depth` blocks. Parameters are `block_0`, `block_1`, ... whether layers are unrolled or, with `scan`, rolled.
+
+    `remat`: 'none', 'full', 'dots' (keeps matrix products) or 'attention' (recomputes only attention weights).
+    Unrolled costs fewer cycles on TPU; scan compiles faster. Drop path grows linearly to `drop_path` at the last
+    block and draws from the RNG stream 'drop_path' when `train`.
+    """
+
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    eps: float = 1e-6
+    dtype: str = 'float32'
+    scan: bool = False
+    remat: str = 'none'
+
+    def _block_type(self):
+        if self.remat == 'none':
+            return Block
+        if self.remat not in REMAT:
+            raise InputError(f'remat {self.remat!r} is not one of {", ".join(["none", *REMAT])}')
+        return nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
+
+    @nn.compact
+    def __call__(self, x, context=None, valid=None, *, train=False):  # [B, N, D], ... -> [B, N, D]
+        block = partial(self._block_type(), self.heads, self.mlp_ratio, self.layer_scale, self.eps, self.dtype)
+        keep = None
+        if train and self.drop_path:
+            rates = jnp.linspace(0, self.drop_path, self.depth)
+            keep = drop_path(self.make_rng('drop_path'), rates, x.shape[0])
+        if self.scan and not self.is_initializing():
+            layers = [self.variables['params'][f'block_{i}'] for i in range(self.depth)]
+
+            def body(x, layer):
+                params, keep = layer
+                return block(parent=None).apply({'params': params}, x, context, valid, keep), None
+
+            return lax.scan(body, x, (jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), keep))[0]
+        for i in range(self.depth):
+            x = block(name=f'block_{i}')(x, context, valid, None if keep is None else keep[i])
+        return x

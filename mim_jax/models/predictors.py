@@ -1,0 +1,103 @@
+"""Predictors: from seen tokens and asked positions to values.
+
+All share one signature, predictor(z, pos_seen, pos_asked, width, valid_seen=, valid_asked=) -> f32[B, T, width]:
+z[B, E + K, D] encoder output (E prefix tokens first), pos_seen f32[B, K, P], pos_asked f32[B, T, P], width of what is
+asked for, valid_* bool or None.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mim_jax.models.blocks import Blocks, LayerNorm, xavier
+from mim_jax.models.positions import Positions
+from mim_jax.models.vit import token_init
+
+
+def _head(module, x, width):
+    return nn.Dense(width, dtype=module.dtype, kernel_init=xavier, name='head')(x).astype(jnp.float32)
+
+
+def _blocks(module):
+    return Blocks(
+        module.depth, module.heads, module.mlp_ratio, eps=module.eps, dtype=module.dtype, scan=module.scan,
+        remat=module.remat, name='blocks',
+    )  # fmt: skip
+
+
+class _Decoder(nn.Module):
+    """What both Transformer decoders are made of. `grid` is the native grid of learned positions."""
+
+    width: int = 512
+    depth: int = 8
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    positions: str = 'sincos'
+    grid: tuple[int, ...] | None = None
+    dtype: str = 'float32'
+    scan: bool = False
+    remat: str = 'none'
+    eps: float = 1e-6
+
+    def _asked(self, positions, pos_asked):
+        mask_token = self.param('mask_token', token_init, (self.width,))
+        return (mask_token + positions(pos_asked)).astype(self.dtype)
+
+    def _positions(self):
+        return Positions(self.width, self.positions, self.grid, name='positions')
+
+
+class SelfAttention(_Decoder):
+    """The MAE decoder (arXiv 2111.06377): self-attention over prefix, seen tokens and a mask token per asked position.
+
+    The sequence is never un-shuffled (attention does not depend on order), and the head reads asked tokens only.
+    """
+
+    @nn.compact
+    def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None):
+        seen, asked = pos_seen.shape[1], pos_asked.shape[1]
+        prefix = z.shape[1] - seen
+        positions = self._positions()
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name='embed')(z)
+        at_seen = jnp.pad(positions(pos_seen), [(0, 0), (prefix, 0), (0, 0)])
+        x = jnp.concatenate([x + at_seen.astype(x.dtype), self._asked(positions, pos_asked)], 1)
+        x = _blocks(self)(x, valid=_valid(z, prefix, seen, asked, valid_seen, valid_asked))
+        return _head(self, LayerNorm(self.eps, name='norm')(x[:, prefix + seen :]), width)
+
+
+def _valid(z, prefix, seen, asked, valid_seen, valid_asked):
+    """bool[B, E + K + T], or None where nothing is padded."""
+    if valid_seen is None and valid_asked is None:
+        return None
+    every = jnp.ones((z.shape[0], seen + asked), bool)
+    valid_seen = every[:, :seen] if valid_seen is None else valid_seen
+    valid_asked = every[:, :asked] if valid_asked is None else valid_asked
+    return jnp.concatenate([jnp.ones((z.shape[0], prefix), bool), valid_seen, valid_asked], 1)
+
+
+class CrossAttention(_Decoder):
+    """The CrossMAE decoder (arXiv 2401.14391): mask tokens read z by cross-attention and never one another."""
+
+    @nn.compact
+    def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None):
+        seen = pos_seen.shape[1]
+        prefix = z.shape[1] - seen
+        valid = None if valid_seen is None else _valid(z, prefix, seen, 0, valid_seen, None)
+        x = _blocks(self)(self._asked(self._positions(), pos_asked), context=z.astype(self.dtype), valid=valid)
+        return _head(self, LayerNorm(self.eps, name='norm')(x), width)
+
+
+class Linear(nn.Module):
+    """One linear layer on the token at each asked position (SimMIM, arXiv 2111.09886).
+
+    Asks only for positions that were seen (hidden by a mask token, say); any other gets a zero input.
+    """
+
+    dtype: str = 'float32'
+
+    @nn.compact
+    def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None):
+        z = z[:, z.shape[1] - pos_seen.shape[1] :].astype(self.dtype)
+        same = jnp.all(pos_asked[:, :, None] == pos_seen[:, None], -1)  # bool[B, T, K]
+        if valid_seen is not None:
+            same &= valid_seen[:, None]
+        return _head(self, jnp.einsum('btk,bkd->btd', same.astype(z.dtype), z), width)

@@ -1,0 +1,82 @@
+"""The Vision Transformer as a masked encoder of tokens (arXiv 2010.11929, 2111.06377)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mim_jax.errors import InputError
+from mim_jax.models.blocks import Blocks, LayerNorm, xavier
+from mim_jax.models.positions import Positions
+
+SIZES = {  # width, depth, heads
+    'tiny': (192, 12, 3),
+    's': (384, 12, 6),
+    'b': (768, 12, 12),
+    'l': (1024, 24, 16),
+    'h': (1280, 32, 16),
+}
+token_init = nn.initializers.normal(0.02)
+
+
+class ViT(nn.Module):
+    """encoder(raw, pos, valid, hidden, train=) -> dtype[B, E + K, D]: class token and registers first (E of them).
+
+    raw f32[B, K, R] values; pos f32[B, K, P] coordinates; valid bool[B, K] or None, False is never attended to;
+    hidden bool[B, K] or None, where True the embedding gives way to a learned mask token before positions are added.
+    `size` names a row of `SIZES`; width, depth and heads override it. `grid` is the native grid of learned positions.
+    Raises InputError for an unknown or incomplete shape.
+    """
+
+    size: str | None = None
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    mlp_ratio: float = 4.0
+    class_token: bool = True
+    registers: int = 0
+    drop_path: float = 0.0
+    layer_scale: float | None = None
+    positions: str = 'sincos'
+    grid: tuple[int, ...] | None = None
+    dtype: str = 'float32'
+    scan: bool = False
+    remat: str = 'none'
+    eps: float = 1e-6
+
+    @property
+    def num_prefix(self):
+        return int(self.class_token) + self.registers
+
+    @property
+    def shape(self):
+        """(width, depth, heads)."""
+        if self.size is not None and self.size not in SIZES:
+            raise InputError(f'ViT size {self.size!r} is not one of {", ".join(SIZES)}')
+        given = (self.width, self.depth, self.heads)
+        shape = tuple(g or s for g, s in zip(given, SIZES.get(self.size, (None,) * 3), strict=True))
+        if None in shape:
+            raise InputError('ViT needs a size, or width, depth and heads')
+        return shape
+
+    @nn.compact
+    def __call__(self, raw, pos, valid=None, hidden=None, *, train=False):
+        width, depth, heads = self.shape
+        x = nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name='embed')(raw)
+        if hidden is not None:
+            mask_token = self.param('mask_token', token_init, (width,))
+            x = jnp.where(hidden[..., None], mask_token.astype(x.dtype), x)
+        x = x + Positions(width, self.positions, self.grid, name='positions')(pos).astype(x.dtype)
+        prefix = []
+        if self.class_token:
+            prefix.append(self.param('class_token', token_init, (1, width)))
+        if self.registers:  # arXiv 2309.16588
+            prefix.append(self.param('registers', token_init, (self.registers, width)))
+        if prefix:
+            prefix = jnp.concatenate(prefix).astype(x.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape)), x], 1)
+        if valid is not None:
+            valid = jnp.pad(valid, [(0, 0), (self.num_prefix, 0)], constant_values=True)
+        x = Blocks(
+            depth, heads, self.mlp_ratio, self.layer_scale, self.drop_path, self.eps, self.dtype, self.scan, self.remat,
+            name='blocks',
+        )(x, valid=valid, train=train)  # fmt: skip
+        return LayerNorm(self.eps, name='norm')(x)

@@ -1,0 +1,5 @@
+"""The order of the calls: modules `(batch, key) -> (loss, aux)`."""
+
+from mim_jax.objectives.masked_prediction import MaskedPrediction, Term
+
+__all__ = ['MaskedPrediction', 'Term']

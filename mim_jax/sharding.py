@@ -1,0 +1,119 @@
+"""Where arrays live: the mesh, the parameters by path rules, the batch by rows."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mim_jax.errors import InputError
+
+AXES = ('data', 'fsdp', 'model')
+ROWS = P(('data', 'fsdp'))  # a batch is cut along its first axis over both
+
+# Ordered (path regex, spec of the last axes); the first match counts, no match is replicated. Products that widen are cut
+# over 'model' along their output, products that narrow along their input, so a pair of them needs one all-reduce.
+RULES = (
+    (r'(^|/)(qkv|q|kv|fc1)/kernel$', P('fsdp', 'model')),
+    (r'(^|/)(out|fc2)/kernel$', P('model', 'fsdp')),
+    (r'(kernel|embedding)$', P('fsdp', None)),
+)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1) -> Mesh:
+    """The mesh of axes (data, fsdp, model); -1 takes the devices that are left.
+
+    Args:
+        data: groups of devices that hold the same parameters and read different rows.
+        fsdp: devices that read different rows and share one copy of the parameters.
+        model: devices that share the matrix products of the same rows.
+
+    Raises:
+        InputError: the sizes do not multiply to the devices there are. One process may take fewer.
+    """
+    sizes, devices = [data, fsdp, model], jax.devices()
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise InputError(
+            f'mesh.data, mesh.fsdp, mesh.model = {data}, {fsdp}, {model}: each must be 1 or more, and at most one -1 (= the rest)'
+        )
+    known = int(np.prod([size for size in sizes if size != -1]))
+    sizes = [len(devices) // known if size == -1 else size for size in sizes]
+    used = int(np.prod(sizes))
+    if not 0 < used <= len(devices) or (used < len(devices) and (-1 in (data, fsdp, model) or jax.process_count() > 1)):
+        raise InputError(
+            f'mesh.data, mesh.fsdp, mesh.model = {data}, {fsdp}, {model} do not multiply to the {len(devices)} devices of this run'
+        )
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:used])
+
+
+def spec_of(path: str, shape: Sequence[int], mesh: Mesh, rules: Sequence[tuple[str, P]] = RULES) -> tuple[P, bool]:
+    """The spec of one array by the first rule its path matches.
+
+    Args:
+        path: 'encoder/block_0/mlp/fc1/kernel', or any longer path that ends alike ('opt_state/0/mu/encoder/...').
+        shape: of the array; a rule speaks of its last axes, leading ones (scanned layers) are whole.
+
+    Returns:
+        spec: axes that do not divide are left whole.
+        exact: False when an axis was left whole for that reason.
+    """
+    rule = next((spec for regex, spec in rules if re.search(regex, path)), P())
+    if len(rule) > len(shape):
+        return P(), True
+    wanted = (None,) * (len(shape) - len(rule)) + tuple(rule)
+    fits = [axis is None or size % mesh.shape[axis] == 0 for size, axis in zip(shape, wanted, strict=True)]
+    return P(*(axis if fit else None for axis, fit in zip(wanted, fits, strict=True))), all(fits)
+
+
+def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, P]] = RULES):
+    """A tree of NamedSharding like `tree` (arrays or shapes): parameters, and all whose paths end alike (EMA, moments)."""
+    whole = []
+
+    def place(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        spec, exact = spec_of(name, leaf.shape, mesh, rules)
+        if not exact:
+            whole.append(f'{name} {tuple(leaf.shape)}')
+        return NamedSharding(mesh, spec)
+
+    placed = jax.tree_util.tree_map_with_path(place, tree)
+    if whole:
+        logging.warning('%d arrays have axes that do not divide over the mesh %s and stay whole along them, the first: %s',
+                        len(whole), dict(mesh.shape), whole[0])  # fmt: skip
+    return placed
+
+
+def abstract(shapes, placed):
+    """The target of a restore: the shapes of `jax.eval_shape` with the shardings of `shardings`."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed)
+
+
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Checks that a global batch can be cut over the mesh, the processes and the micro-batches.
+
+    Raises:
+        InputError: it cannot; the sentence has the nearest sizes that can.
+    """
+    shards = mesh.shape['data'] * mesh.shape['fsdp']
+    unit = int(np.lcm(shards, jax.process_count())) * accumulate
+    if batch_size < 1 or batch_size % unit:
+        below = batch_size // unit * unit
+        near = f'{below} or {below + unit}' if below > 0 else f'{unit}'
+        micro = f' in {accumulate} micro-batches' if accumulate > 1 else ''
+        raise InputError(
+            f'data.batch_size={batch_size} does not divide over {shards} devices (mesh.data x mesh.fsdp){micro}: use {near}'
+        )
+
+
+def put(batch: Mapping, mesh: Mesh) -> dict:
+    """This process's rows of a batch of NumPy arrays -> global arrays cut along their first axis.
+
+    Raises:
+        InputError: the rows do not divide over the devices.
+    """
+    rows = len(next(iter(batch.values()))) * jax.process_count()
+    check_batch(rows, mesh)
+    return {name: jax.make_array_from_process_local_data(NamedSharding(mesh, ROWS), x) for name, x in batch.items()}

@@ -1,0 +1,37 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mim_jax import hiding, masks
+from mim_jax.tokenizers import patches
+
+
+def setup(size=None):
+    batch = {'image': jax.random.normal(jax.random.key(0), (2, 8, 8, 3))}
+    if size is not None:
+        batch['size'] = jnp.array(size)
+    tokens = patches(batch, patch=(2, 2))
+    return tokens, masks.random(jax.random.key(1), tokens.grid, ratio=0.75)
+
+
+def test_drop_gives_the_visible_tokens():
+    tokens, mask = setup()
+    raw, pos, valid, hidden = hiding.drop(tokens, mask, jax.random.key(2))
+    assert raw.shape == (2, 4, 12) and valid is None and hidden is None
+    for row in range(2):
+        np.testing.assert_array_equal(raw[row], tokens.raw[row][~mask.hidden[row]])
+        np.testing.assert_array_equal(pos[row], tokens.pos[row][~mask.hidden[row]])
+
+
+def test_drop_carries_validity():
+    tokens, mask = setup([[8, 8], [4, 4]])
+    valid = hiding.drop(tokens, mask, jax.random.key(2))[2]
+    np.testing.assert_array_equal(valid[1], np.asarray(tokens.valid[1])[~np.asarray(mask.hidden[1])])
+
+
+def test_mask_token_leaves_nothing_of_what_is_hidden():
+    tokens, mask = setup()
+    raw, pos, valid, hidden = hiding.mask_token(tokens, mask, jax.random.key(2))
+    np.testing.assert_array_equal(raw[mask.hidden], 0)
+    np.testing.assert_array_equal(raw[~mask.hidden], tokens.raw[~mask.hidden])
+    assert raw.shape == tokens.raw.shape and hidden is mask.hidden and pos is tokens.pos and valid is None
