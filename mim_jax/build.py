@@ -88,3 +88,13 @@ def augment(config) -> Callable:
     """`(key, batch, train) -> batch`: raw records on the device to normalised arrays."""
     return part('augment', config.augment, where='augment', image_size=tuple(config.data.image_size),
                 mean=tuple(config.data.mean), std=tuple(config.data.std))  # fmt: skip
+
+
+def optimizer(config, **options) -> Callable:
+    """`(params) -> optax transformation`, without the learning rate."""
+    return part('optim', config.optimizer, where='optimizer', **options)
+
+
+def schedule(config) -> Callable:
+    """`(step) -> learning rate`."""
+    return part('optim', config.schedule, where='schedule', bind=False, batch_size=config.data.batch_size, total_steps=config.total_steps)

@@ -7,6 +7,8 @@ import jax
 import optax
 from jax import Array
 
+__all__ = ['adamw', 'schedule']  # what a config may name
+
 # Ordered (path regex, weight decay multiplier); the first match counts.
 DECAY_RULES = (
     (r'(bias|scale)$', 0.0),

@@ -61,7 +61,7 @@ def spec_of(path: str, shape: Sequence[int], mesh: Mesh, rules: Sequence[tuple[s
         exact: False when an axis was left whole for that reason.
     """
     rule = next((spec for regex, spec in rules if re.search(regex, path)), P())
-    if len(rule) > len(shape):
+    if not rule or len(rule) > len(shape):
         return P(), True
     wanted = (None,) * (len(shape) - len(rule)) + tuple(rule)
     fits = [axis is None or size % mesh.shape[axis] == 0 for size, axis in zip(shape, wanted, strict=True)]

@@ -4,5 +4,6 @@ from mim_jax.evals.attentive_probe import attentive_probe
 from mim_jax.evals.few_shot import few_shot
 from mim_jax.evals.knn import knn
 from mim_jax.evals.linear_probe import linear_probe
+from mim_jax.evals.reconstruction import reconstruction
 
-__all__ = ['attentive_probe', 'few_shot', 'knn', 'linear_probe']
+__all__ = ['attentive_probe', 'few_shot', 'knn', 'linear_probe', 'reconstruction']

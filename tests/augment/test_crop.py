@@ -51,7 +51,7 @@ def test_random_boxes_fit_and_follow_scale_and_ratio():
     assert 0.19 < share.min() < 0.23 and share.max() > 0.9
     assert 0.70 < aspect.min() and aspect.max() < 1.40
     assert abs(np.log(aspect).mean()) < 0.03  # log-uniform: centred at a square
-    assert top.min() == 0 and (top + height).max() == 70 and left.min() == 0 and (left + width).max() == 80
+    assert top.min() == 0 and (top + height).max() == 70 and left.min() == 0 and (left + width).max() == 70
 
 
 @pytest.mark.parametrize(

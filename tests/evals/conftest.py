@@ -37,6 +37,8 @@ def labelled(image, label, num_train, mean=(0.3,), std=(0.4,), valid=None):
         val=lambda batch_size: passes(rows, batch_size, np.arange(num_train, count)),
         num_train=num_train,
         num_classes=int(label.max()) + 1,
+        mean=mean,
+        std=std,
         image_size=image.shape[1:3],
         augment=partial(augment.image, image_size=image.shape[1:3], mean=mean, std=std, crop='pad', flip=False),
     )

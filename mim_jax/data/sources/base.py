@@ -1,0 +1,102 @@
+"""What every source gives: random access to named, maybe labelled records."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mim_jax.errors import InputError
+
+
+class Record(NamedTuple):
+    """One sample before decoding."""
+
+    name: str  # what a list of bad samples shows: a path, or FILE:ROW
+    data: bytes | np.ndarray  # encoded image, or [h, w] or [h, w, C]
+    label: int  # -1 = unlabelled
+
+
+class Labels(NamedTuple):
+    """Labels as class numbers."""
+
+    ids: np.ndarray  # i32[N], -1 = unlabelled
+    names: list[str] | None = None  # of the classes, where they have names
+
+    @property
+    def num_classes(self) -> int:
+        """0 = unlabelled."""
+        return len(self.names) if self.names else int(self.ids.max(initial=-1)) + 1
+
+
+class Source:
+    """Random access to records; picklable, for the workers, and safe to read from several threads."""
+
+    num_classes: int = 0  # 0 = unlabelled
+    class_names: list[str] | None = None  # where the classes have names
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Record:
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """Name of a record, without reading it."""
+        raise NotImplementedError
+
+
+class Labelled(Source):
+    """A source that knows all its labels beforehand."""
+
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels.ids)
+
+    @property
+    def num_classes(self) -> int:
+        return self.labels.num_classes
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return self.labels.names
+
+
+class Subset(Source):
+    """Some records of another source, in the order of `indices` i64[n]."""
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        self.source, self.indices = source, indices
+        self.num_classes, self.class_names = source.num_classes, source.class_names
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[int(self.indices[index])]
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.indices[index]))
+
+
+def number(values: Sequence, names: list[str] | None, where: str) -> Labels:
+    """Class numbers of `values`: integers stay, strings are numbered in sorted order or as `names` says; None is -1.
+
+    Raises:
+        InputError: a value that is neither, or is no class of `names`.
+    """
+    kinds = {type(value) for value in values} - {type(None)}
+    if not kinds:
+        return Labels(np.full(len(values), -1, np.int32))
+    if all(issubclass(kind, (int, np.integer)) for kind in kinds):
+        ids = np.array([-1 if value is None else value for value in values], np.int64)
+        if names and ids.max() >= len(names):
+            raise InputError(f'{where}: label {ids.max()}, but there are {len(names)} classes')
+        return Labels(ids.astype(np.int32), names)
+    if kinds != {str}:
+        raise InputError(f'{where}: labels are {", ".join(sorted(k.__name__ for k in kinds))}; they have to be whole numbers or strings')
+    names = names or sorted({value for value in values if value is not None})
+    index = {name: i for i, name in enumerate(names)}
+    if strange := {value for value in values if value is not None} - index.keys():
+        raise InputError(f'{where}: class {min(strange)!r} is not among the {len(names)} classes of the training records')
+    return Labels(np.array([-1 if value is None else index[value] for value in values], np.int32), names)

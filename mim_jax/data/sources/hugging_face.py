@@ -1,0 +1,71 @@
+"""Hugging Face data sets: `hf:NAME[:split]`, or a folder saved by `datasets.save_to_disk` (an optional extra)."""
+
+from pathlib import Path
+
+from mim_jax.data.sources.base import Labelled, Labels, Record, number
+from mim_jax.errors import InputError
+
+_LABELS = ('label', 'labels', 'fine_label')
+
+
+def _load(name: str):
+    """A DatasetDict or Dataset, from disk or the hub's cache."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError("hf: paths need the datasets library: pip install 'mim_jax[hub]'") from error
+    try:
+        return datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name)
+    except Exception as error:  # the library raises a dozen kinds; each means that this name cannot be read
+        raise InputError(f'hf:{name}: {" ".join(str(error).split())[:300]}') from error
+
+
+def is_saved(path: Path) -> bool:
+    """Whether `datasets` saved this folder."""
+    return (path / 'dataset_dict.json').exists() or (path / 'state.json').exists()
+
+
+def splits(name: str) -> set[str]:
+    """The splits it has; none for a saved single split."""
+    loaded = _load(name)
+    return set(loaded) if isinstance(loaded, dict) else set()
+
+
+class HuggingFace(Labelled):
+    """One split; images stay encoded."""
+
+    def __init__(self, rest: str, labels: str, class_names: list[str] | None):
+        import datasets
+
+        name, _, split = rest.rpartition(':') if ':' in rest else (rest, '', '')
+        loaded = _load(name)
+        if isinstance(loaded, dict):
+            split = split or 'train'
+            if split not in loaded:
+                raise InputError(f'hf:{rest}: no split {split!r}, only {", ".join(loaded)}')
+            loaded = loaded[split]
+        features = loaded.features
+        images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
+        if not images:
+            raise InputError(f'hf:{rest}: no image among its features {", ".join(features)}')
+        self.image, self.where = images[0], f'{Path(name).name}:{split}' if split else Path(name).name
+        if labels not in ('auto', 'none') and labels not in features:
+            raise InputError(f'data.labels={labels}: hf:{rest} has only {", ".join(features)}')
+        auto = next((key for key in _LABELS if key in features), None)
+        column = {'auto': auto, 'none': None}.get(labels, labels)
+        self.labels = _labels(loaded, column, class_names, rest)
+        self.data = loaded.select_columns([self.image]).cast_column(self.image, datasets.Image(decode=False))
+
+    def __getitem__(self, index: int) -> Record:
+        value = self.data[index][self.image]
+        data = value['bytes'] if value['bytes'] is not None else Path(value['path']).read_bytes()
+        return Record(self.name(index), data, int(self.labels.ids[index]))
+
+    def name(self, index: int) -> str:
+        return f'{self.where}:{index}'
+
+
+def _labels(loaded, column: str | None, class_names: list[str] | None, where: str) -> Labels:
+    if column is None:
+        return number([None] * len(loaded), None, where)
+    return number(list(loaded[column]), getattr(loaded.features[column], 'names', None) or class_names, f'hf:{where}, column {column}')

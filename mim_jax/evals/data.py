@@ -1,0 +1,29 @@
+"""What an evaluator that needs labels is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """A training and a validation set, as factories of NumPy batches (the pipeline's layout, before augmentation).
+
+    Attributes:
+        train: `(batch_size, seed, shuffle=True, steps=None) -> iterator`; one pass unless `steps` says otherwise.
+        val: `(batch_size) -> iterator` over one pass in order; the last batch may be short.
+        num_train: records in the training set.
+        num_classes: labels are 0 to num_classes - 1, or -1 = unlabelled.
+        image_size: (h, w) after augmentation.
+        mean: of each channel, as the augmentation subtracts it.
+        std: of each channel, as the augmentation divides by it.
+        augment: `(key, batch, *, train, **options) -> batch` on the device; options override the config's.
+    """
+
+    train: Callable
+    val: Callable
+    num_train: int
+    num_classes: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Callable

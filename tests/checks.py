@@ -1,0 +1,91 @@
+"""What every method must pass; each check raises AssertionError with the reason."""
+
+import importlib
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from mim_jax import build, optim, step
+from mim_jax.tokenizers import patchify
+
+CONFIGS = sorted(p.stem for p in (Path(__file__).parents[1] / 'configs').glob('*.py') if p.stem not in ('__init__', 'base'))
+ROWS = 4
+
+
+def tiny(name: str) -> ConfigDict:
+    """A shipped config with every width and depth as small as its parts allow."""
+    config = importlib.import_module(f'configs.{name}').get_config()
+    small = dict(width=32, depth=2, heads=2)
+    config.encoder = {k: v for k, v in config.encoder.items() if k not in ('size', *small)} | small
+    for term in config.terms.values():
+        term.predictor.update({k: v for k, v in dict(width=24, depth=1, heads=2).items() if k in term.predictor})
+    side = tuple(4 * p for p in config.tokenizer.patch)
+    config.data.update(image_size=side, canvas=side, batch_size=ROWS)
+    config.total_steps, config.dtype = 2, 'float32'
+    config.schedule.warmup_steps = 0
+    return config
+
+
+def raw_batch(config: ConfigDict, seed: int = 0) -> dict:
+    """Records as the input pipeline delivers them."""
+    rng = np.random.default_rng(seed)
+    canvas = tuple(config.data.canvas)
+    return dict(
+        image=rng.integers(0, 256, (ROWS, *canvas, config.data.channels), np.uint8),
+        size=np.full((ROWS, len(canvas)), canvas, np.int32),
+        label=np.zeros(ROWS, np.int32),
+        valid=np.ones(ROWS, bool),
+    )
+
+
+def parts(config: ConfigDict):
+    """(objective, initial state, train step) of a config."""
+    objective, augment = build.objective(config), build.augment(config)
+    tx_of = build.optimizer(config)
+    make = partial(step.init, config.seed, objective=objective, augment=augment, tx_of=tx_of, ema=bool(config.ema))
+    state = jax.jit(make)(raw_batch(config))
+    train = partial(step.train_step, seed=config.seed, loss=step.make_loss(objective, augment), tx=tx_of(state.params),
+                    schedule=build.schedule(config), ema=config.ema)  # fmt: skip
+    return objective, state, train
+
+
+def two_steps(state, train, config):
+    """Two steps on different batches: finite, and compiled once. -> the new state."""
+    jitted = jax.jit(train)
+    for i in range(2):
+        state, metrics = jitted(state, raw_batch(config, i), jnp.ones(()))
+        assert metrics['finite'], f'step {i}: loss {metrics["loss"]}, gradient norm {metrics["grad_norm"]}'
+    assert jitted._cache_size() == 1, f'the train step was compiled {jitted._cache_size()} times'
+    return state
+
+
+def every_parameter_learns(objective, params, batch):
+    """The loss has a gradient that is not zero in every parameter array."""
+    keys = step.row_keys(0, 0, len(batch['image']))
+    grads = jax.jit(jax.grad(lambda p: objective.apply({'params': p}, batch, keys, train=False)[0]))(params)
+    largest = {optim.path_str(path): float(jnp.abs(g).max()) for path, g in jax.tree_util.tree_leaves_with_path(grads)}
+    median = np.median(list(largest.values()))
+    dead = [path for path, g in largest.items() if not g > 1e-6 * median]  # below it is rounding noise
+    assert not dead, f'no gradient reaches {", ".join(dead)}'
+
+
+def nothing_leaks(objective, params, batch, patch):
+    """No prediction depends on hidden input, and every prediction depends on what is visible."""
+    keys = step.row_keys(0, 0, len(batch['image']))
+    mask = objective.mask(keys, objective.tokenizer(batch).grid)
+
+    def predictions(image, cotangent):
+        out = objective.apply({'params': params}, batch | {'image': image}, keys, mask=mask, method='predict')
+        total = 0.0
+        for i, answer in enumerate(out['terms'].values()):
+            total += (answer['prediction'] * jax.random.normal(jax.random.fold_in(cotangent, i), answer['prediction'].shape)).sum()
+        return total
+
+    grad = jax.jit(jax.grad(predictions))(batch['image'], jax.random.key(1))
+    reach = jnp.abs(patchify(grad, patch)).max(-1)  # f32[B, N]
+    assert not reach[mask.hidden].any(), f'{int((reach[mask.hidden] > 0).sum())} hidden patches reach the prediction'
+    assert (reach[~mask.hidden] > 0).all(), 'some visible patches do not reach the prediction'

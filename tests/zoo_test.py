@@ -1,0 +1,72 @@
+"""Every shipped config: builds small, takes two finite steps with one compilation, and leaves no parameter without gradient."""
+
+import importlib
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests import checks
+
+
+@pytest.fixture(scope='module', params=checks.CONFIGS)
+def method(request):
+    config = checks.tiny(request.param)
+    return request.param, config, *checks.parts(config)
+
+
+def test_two_steps_compile_once_and_are_finite(method):
+    _, config, _, state, train = method
+    after = checks.two_steps(state, train, config)
+    moved = jax.tree.map(lambda a, b: jnp.any(a != b), state.params, after.params)
+    assert all(jax.tree.leaves(moved))
+
+
+def test_every_parameter_gets_gradient(method):
+    _, config, objective, state, _ = method
+    batch = checks.build.augment(config)(jax.random.key(0), checks.raw_batch(config), train=False)
+    checks.every_parameter_learns(objective, state.params, batch)
+
+
+def test_the_docstring_cites_its_paper(method):
+    assert re.search(r'arXiv \d{4}\.\d{5}', importlib.import_module(f'configs.{method[0]}').__doc__)
+
+
+@pytest.mark.parametrize('variant', ['tiny', 's', 'b', 'l', 'h', 'vit_l16', 'vit_b32'])
+def test_variants_of_mae_build(variant):
+    config = importlib.import_module('configs.mae').get_config(variant)
+    assert checks.build.objective(config).encoder.shape[0] >= 192
+
+
+class Idle(nn.Module):
+    """A predictor with a parameter that does nothing."""
+
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, *args, **kwargs):
+        return self.inner(*args, **kwargs) + 0 * self.param('idle', nn.initializers.ones, ())
+
+
+def test_a_planted_dead_parameter_is_found():
+    config = checks.tiny('mae')
+    objective, _, _ = checks.parts(config)
+    broken = objective.clone(predictor={k: Idle(v) for k, v in objective.predictor.items()})
+    batch = checks.build.augment(config)(jax.random.key(0), checks.raw_batch(config), train=False)
+    params = broken.init(jax.random.key(0), batch, jax.random.key(1), train=False)['params']
+    with pytest.raises(AssertionError, match='no gradient reaches predictor_pixels/idle'):
+        checks.every_parameter_learns(broken, params, batch)
+
+
+def test_a_planted_second_compilation_is_found():
+    config = checks.tiny('mae')
+    _, state, train = checks.parts(config)
+
+    def drifts(state, *args):  # the step count comes out as a float: the next call has other types
+        state, metrics = train(state, *args)
+        return state.replace(step=state.step.astype(jnp.float32)), metrics
+
+    with pytest.raises(AssertionError, match='compiled 2 times'):
+        checks.two_steps(state, drifts, config)
