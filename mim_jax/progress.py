@@ -135,9 +135,14 @@ class Progress:
         stream=None,
     ):
         self.total_steps, self.flops_per_example, self._advice = total_steps, flops_per_example, advice
-        self._stream, self._width, self._begin = stream or sys.stderr, 0, None
+        self._stream, self._width, self._windows = stream or sys.stderr, 0, 0
+        self.begin(0)
         peak = peak_flops(jax.devices()[0].device_kind)
         self._peak = peak and peak * jax.device_count()
+
+    def begin(self, step: int) -> None:
+        """The run (again) starts from this step: the time that is left is judged from here."""
+        self._begin = step, time.perf_counter()
 
     def speed(self, examples_per_sec: float) -> dict[str, float]:
         """'train/flops_per_sec' and, where the peak of the device is known, 'train/mfu'."""
@@ -146,24 +151,20 @@ class Progress:
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Prints the line from metrics of the names in the docs; on process 0 only."""
-        now = time.perf_counter()
-        first, self._begin = self._begin is None, self._begin or (step, now)
+        self._windows += 1
         if jax.process_index() != 0:
             return
-        line = f'step {step}/{self.total_steps}  eta {self._eta(step, now)}  loss {metrics["train/loss"]:.4f}  '
-        line += f'{metrics["train/examples_per_sec"]:.0f} examples/s  '
-        if self.flops_per_example:
-            line += (
-                f'MFU {metrics["train/mfu"]:.1%}  '
-                if self._peak
-                else f'{metrics["train/flops_per_sec"] / 1e9:.1f} GFLOP/s  '
-            )
-        line += f'data wait {metrics["train/data_wait"]:.1%}  skipped {metrics.get("train/skipped_steps", 0):.0f}'
+        speed = f'{metrics["train/examples_per_sec"]:.0f} examples/s  '
+        if self.flops_per_example and self._peak:
+            speed += f'MFU {metrics["train/mfu"]:.1%}  '
+        elif self.flops_per_example:
+            speed += f'{metrics["train/flops_per_sec"] / 1e9:.1f} GFLOP/s  '
+        waited, skipped = metrics['train/data_wait'], metrics.get('train/skipped_steps', 0)
+        line = f'step {step}/{self.total_steps}  eta {self._eta(step)}  loss {metrics["train/loss"]:.4f}  '
+        line += f'{speed}data wait {waited:.1%}  skipped {skipped:.0f}'
         self._print(line)
-        if metrics['train/data_wait'] > INPUT_BOUND and not first and self._advice:
-            self.say(
-                f'input-bound: the device waits for data {metrics["train/data_wait"]:.0%} of the time; {self._advice}'
-            )
+        if waited > INPUT_BOUND and self._windows > 1 and self._advice:
+            self.say(f'input-bound: the device waits for data {waited:.0%} of the time; {self._advice}')
             self._advice = ''
 
     def say(self, text: str) -> None:
@@ -172,11 +173,11 @@ class Progress:
             print(('\n' if self._width else '') + text, file=self._stream, flush=True)
             self._width = 0
 
-    def _eta(self, step: int, now: float) -> str:
+    def _eta(self, step: int) -> str:
         begin, since = self._begin
         if step <= begin:
             return '-'
-        left = int((now - since) / (step - begin) * (self.total_steps - step))
+        left = int((time.perf_counter() - since) / (step - begin) * (self.total_steps - step))
         return f'{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}'
 
     def _print(self, line: str) -> None:

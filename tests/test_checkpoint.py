@@ -1,3 +1,4 @@
+import contextlib
 import os
 import re
 import shutil
@@ -46,13 +47,19 @@ def one_device():
     return sharding.make_mesh(1, 1, 1)
 
 
-def test_what_is_saved_comes_back(tmp_path):
-    state, saved = make_state(ema=True), Checkpoints(tmp_path)
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Opens the checkpoints of one DIR, any number of times, and closes them all."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(contextlib.closing(Checkpoints(tmp_path, **options)))
+
+
+def test_what_is_saved_comes_back(tmp_path, checkpoints):
+    state, saved = make_state(ema=True), checkpoints()
     assert saved.latest() is None
     assert saved.save(7, state, {'next_sample': 896, 'lr_scale': 0.5})
     saved.wait()
     restored, progress = saved.restore(target(state, one_device()))
-    saved.close()
     assert isinstance(restored, State)
     assert progress == {'next_sample': 896, 'lr_scale': 0.5}
     jax.tree.map(np.testing.assert_array_equal, restored, state)
@@ -60,31 +67,31 @@ def test_what_is_saved_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize(('first', 'second'), [((2, 2, 2), (1, 1, 1)), ((1, 1, 1), (2, 2, 2)), ((8, 1, 1), (1, 4, 2))])
-def test_restore_on_another_mesh(tmp_path, first, second):
+def test_restore_on_another_mesh(checkpoints, first, second):
     state = make_state(fill=jnp.pi)
     written = target(state, sharding.make_mesh(*first))
-    saved = Checkpoints(tmp_path)
+    saved = checkpoints()
     saved.save(1, jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), state, written), {})
-    saved.close()
+    saved.wait()
     wanted = target(state, sharding.make_mesh(*second))
-    found, _ = Checkpoints(tmp_path, read_only=True).restore(wanted)
+    found, _ = checkpoints(read_only=True).restore(wanted)
     jax.tree.map(np.testing.assert_array_equal, found, state)
     jax.tree.map(lambda x, s: x.sharding == s.sharding or pytest.fail(str(s)), found, wanted)
 
 
-def test_read_needs_no_model(tmp_path):
-    saved = Checkpoints(tmp_path)
+def test_read_needs_no_model(checkpoints):
+    saved = checkpoints()
     saved.save(1, make_state(fill=2.0), {'next_sample': 5})
-    saved.close()
-    tree, progress = Checkpoints(tmp_path, read_only=True).read()
+    saved.wait()
+    tree, progress = checkpoints(read_only=True).read()
     kernel = tree['params']['encoder']['block_0']['fc1']['kernel']
     assert isinstance(kernel, np.ndarray)
     np.testing.assert_array_equal(kernel, np.full((8, 16), 2.0))
     assert progress == {'next_sample': 5}
 
 
-def test_state_may_be_donated_while_it_is_written(tmp_path):
-    saved = Checkpoints(tmp_path)
+def test_state_may_be_donated_while_it_is_written(checkpoints):
+    saved = checkpoints()
     add = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     state = {'a': jnp.zeros((1000, 1000))}
     for step in range(4):
@@ -93,30 +100,28 @@ def test_state_may_be_donated_while_it_is_written(tmp_path):
     shapes = target(state, one_device())
     saved.wait()
     assert [float(saved.restore(shapes, step)[0]['a'].max()) for step in saved.steps()] == [1, 2, 3]
-    saved.close()
 
 
-def test_newest_are_kept_and_a_step_is_saved_once(tmp_path):
-    saved = Checkpoints(tmp_path, keep=2)
+def test_newest_are_kept_and_a_step_is_saved_once(checkpoints):
+    saved = checkpoints(keep=2)
     assert [saved.save(step, make_state(), {}) for step in (1, 2, 3, 3)] == [True, True, True, False]
     saved.wait()
     assert saved.steps() == [2, 3]
-    saved.close()
 
 
-def test_half_written_is_never_picked(tmp_path):
-    saved = Checkpoints(tmp_path)
+def test_half_written_is_never_picked(tmp_path, checkpoints):
+    saved = checkpoints()
     saved.save(5, make_state(), {})
-    saved.close()
+    saved.wait()
     folder = tmp_path / 'checkpoints'
     shutil.copytree(folder / '5', folder / '9.orbax-checkpoint-tmp')
     (folder / '8').mkdir()
-    assert Checkpoints(tmp_path, read_only=True).latest() == 5
+    assert checkpoints(read_only=True).latest() == 5
     assert (folder / '9.orbax-checkpoint-tmp').exists()  # another process may be writing it
-    saved = Checkpoints(tmp_path)
+    saved = checkpoints()
     assert saved.latest() == 5
     assert saved.save(7, make_state(), {})
-    saved.close()
+    saved.wait()
     assert saved.latest() == 7
     assert not (folder / '9.orbax-checkpoint-tmp').exists()
 
@@ -133,7 +138,7 @@ for step in range(1, 10_000):
 
 
 @pytest.mark.slow
-def test_killed_inside_a_save(tmp_path):
+def test_killed_inside_a_save(tmp_path, checkpoints):
     shapes = target({'params': {'a': jnp.zeros((500, 500)), 'b': jnp.zeros(7)}}, one_device())
     for wait in (0.0, 0.003, 0.01, 0.02):
         writer = subprocess.Popen([sys.executable, '-c', SAVER, tmp_path], stdout=subprocess.PIPE, text=True)
@@ -141,7 +146,7 @@ def test_killed_inside_a_save(tmp_path):
         time.sleep(wait)
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
-        found, progress = Checkpoints(tmp_path, read_only=True).restore(shapes)
+        found, progress = checkpoints(read_only=True).restore(shapes)
         assert progress['step'] >= announced - 1  # a save is complete before the next one starts
         np.testing.assert_array_equal(found['params']['a'], np.full((500, 500), progress['step']))
         np.testing.assert_array_equal(found['params']['b'], np.full(7, progress['step']))
@@ -156,36 +161,33 @@ def test_killed_inside_a_save(tmp_path):
         (dict(ema=True), r'ema/encoder/block_0/fc1/bias is no such array there and (16,) in this'),
     ],
 )
-def test_another_architecture_is_one_sentence(tmp_path, other, says):
-    saved = Checkpoints(tmp_path)
+def test_another_architecture_is_one_sentence(checkpoints, other, says):
+    saved = checkpoints()
     saved.save(1, make_state(), {})
     with pytest.raises(InputError, match=re.escape(says)) as error:
         saved.restore(target(make_state(**other), one_device()))
     assert '\n' not in str(error.value)
     assert '--workdir' in str(error.value)
-    saved.close()
 
 
-def test_no_checkpoint(tmp_path):
-    saved = Checkpoints(tmp_path)
+def test_no_checkpoint(checkpoints):
+    saved = checkpoints()
     with pytest.raises(InputError, match='no checkpoint: there is none'):
         saved.restore({})
     saved.save(4, make_state(), {})
     saved.wait()
     with pytest.raises(InputError, match='no checkpoint of step 5: there is only of steps 4'):
         saved.restore({}, 5)
-    saved.close()
 
 
-def test_unreadable_checkpoint_names_the_folder(tmp_path):
-    saved = Checkpoints(tmp_path)
+def test_unreadable_checkpoint_names_the_folder(tmp_path, checkpoints):
+    saved = checkpoints()
     saved.save(4, make_state(), {})
     saved.wait()
     shutil.rmtree(tmp_path / 'checkpoints' / '4' / 'state' / 'd', ignore_errors=True)
     shutil.rmtree(tmp_path / 'checkpoints' / '4' / 'state' / 'ocdbt.process_0', ignore_errors=True)
     with pytest.raises(RunError, match='step 4; delete its folder'):
         saved.restore(target(make_state(), one_device()))
-    saved.close()
 
 
 FULL_DISK = """

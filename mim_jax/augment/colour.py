@@ -36,6 +36,8 @@ def jitter(key: Array, image: Array, strengths: tuple[float, float, float]) -> A
     order_key, factor_key = jax.random.split(key)
     strength = jnp.asarray(strengths, jnp.float32)
     factors = jax.random.uniform(factor_key, (3,), minval=jnp.maximum(1 - strength, 0.0), maxval=1 + strength)
-    for op in jax.random.permutation(order_key, 3):
-        image = jax.lax.switch(op, (brightness, contrast, saturation), image, factors[op])
-    return image
+
+    def change(image, op):
+        return jax.lax.switch(op, (brightness, contrast, saturation), image, factors[op]), None
+
+    return jax.lax.scan(change, image, jax.random.permutation(order_key, 3))[0]

@@ -120,13 +120,15 @@ def rand_augment(key: Array, image: Array, *, magnitude=9.0, std=0.5, layers=2, 
     operations show outside the image. Returns f32[h, w, C] in [0, 1], quantised to 256 levels.
     """
     height, width, _ = image.shape
-    image, fill = jnp.round(image * 255), jnp.round(jnp.asarray(fill) * 255)
-    for op_key, coin, level_key, sign_key in jax.random.split(key, (layers, 4)):
-        op = jax.random.randint(op_key, (), 0, NUM_OPS)
-        level = jnp.clip(magnitude + std * jax.random.normal(level_key), 0.0, 10.0)
-        sign = jax.random.rademacher(sign_key, (), jnp.float32)
+    fill = jnp.round(jnp.asarray(fill) * 255)
+
+    def layer(image, keys):
+        op = jax.random.randint(keys[0], (), 0, NUM_OPS)
+        level = jnp.clip(magnitude + std * jax.random.normal(keys[1]), 0.0, 10.0)
+        sign = jax.random.rademacher(keys[2], (), jnp.float32)
         matrix, shift = affine(op - len(POINTWISE), sign * level / 10, height, width)
-        branches = POINTWISE + (lambda image, *_: warp(image, matrix, shift, fill),)  # noqa: B023
+        branches = POINTWISE + (lambda image, *_: warp(image, matrix, shift, fill),)
         changed = jax.lax.switch(jnp.minimum(op, len(POINTWISE)), branches, image, level, sign)
-        image = jnp.where(jax.random.bernoulli(coin, prob), changed, image)
-    return image / 255
+        return jnp.where(jax.random.bernoulli(keys[3], prob), changed, image), None
+
+    return jax.lax.scan(layer, jnp.round(image * 255), jax.random.split(key, (layers, 4)))[0] / 255

@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 
 import grain
 import numpy as np
+from absl import flags
 from grain.experimental import index_shuffle
 
 from mim_jax.data.bad_samples import Report
@@ -152,6 +153,7 @@ class Collate:
 
     def _fill(self, batch: Batch, report: Report, first: int, rows: range) -> int:
         """Decodes straight into rows of the batch: a bad record does not move those after it. Gives how many it read."""
+        image, size, label, valid = batch['image'], batch['size'], batch['label'], batch['valid']
         seen = 0
         for row in rows:
             index = self.order(first + row)
@@ -159,7 +161,7 @@ class Collate:
                 break
             seen += 1
             try:
-                name, data, label = self.source[index]
+                name, data, known = self.source[index]
                 pixels = self.decode(data)
             except (InputError, MemoryError):
                 raise
@@ -167,13 +169,16 @@ class Collate:
                 report.bad.append((self.source.name(index), reason(error)))
                 continue
             height, width = pixels.array.shape[:2]
-            batch['image'][row, :height, :width] = pixels.array
-            batch['size'][row], batch['label'][row], batch['valid'][row] = (height, width), label, True
-            report.notes.extend((name, kind) for kind in pixels.notes)
+            image[row, :height, :width] = pixels.array
+            size[row, 0], size[row, 1], label[row], valid[row] = height, width, known, True
+            if pixels.notes:
+                report.notes.extend((name, kind) for kind in pixels.notes)
         return seen
 
 
 def _run(collate: Collate, steps: int, workers: int) -> Iterator[tuple[Batch, Report]]:
+    if workers and not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's processes read flags, which a notebook has none of
     dataset = grain.MapDataset.range(steps).map(collate)
     read = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=2)
     stream = dataset.to_iter_dataset(read)

@@ -7,3 +7,4 @@ from mim_jax.evals.linear_probe import linear_probe
 from mim_jax.evals.reconstruction import reconstruction
 
 __all__ = ['attentive_probe', 'few_shot', 'knn', 'linear_probe', 'reconstruction']
+LABEL_FREE = ('reconstruction',)  # all others need labels

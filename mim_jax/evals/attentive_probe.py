@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from mim_jax.evals.features import Features, Split
+from mim_jax.errors import InputError
+from mim_jax.evals.features import NO_LABEL, Features, Split
 from mim_jax.models.blocks import Attention, LayerNorm, Mlp
 
 normal = nn.initializers.truncated_normal(0.02)
@@ -19,7 +20,7 @@ normal = nn.initializers.truncated_normal(0.02)
 class AttentiveClassifier(nn.Module):
     """V-JEPA's attentive probe of depth 1 (arXiv 2404.08471): tokens f32[B, N, D] -> logits f32[B, num_classes].
 
-    A learned query reads the normalised tokens by cross-attention; an MLP with a residual follows, then one linear layer.
+    A learned query reads the normalised tokens by cross-attention; a residual MLP follows, then one linear layer.
     `heads` defaults to one per 64 channels.
     """
 
@@ -37,8 +38,10 @@ class AttentiveClassifier(nn.Module):
 
 
 @partial(jax.jit, static_argnames=('head', 'tx'), donate_argnames=('state',))
-def train_step(state, tokens: Array, labels: Array, counts: Array, *, head: nn.Module, tx: optax.GradientTransformation):
-    """One AdamW step of (params, optimiser state) on tokens f32[B, N, D], labels i32[B]; rows where counts bool[B] is False have no say."""
+def train_step(
+    state, tokens: Array, labels: Array, counts: Array, *, head: nn.Module, tx: optax.GradientTransformation
+):
+    """One step of (params, optimiser state) on tokens f32[B, N, D], labels i32[B], of the rows where counts bool[B]."""
     params, opt_state = state
 
     def loss(params):
@@ -76,19 +79,18 @@ def attentive_probe(
     cache_gb: float = 4.0,
     seed: int = 0,
 ) -> Callable:
-    """`params -> {'eval/attentive_top1'}`: accuracy of an attentive classifier on frozen tokens (V-JEPA, arXiv 2404.08471).
+    """`params -> {'eval/attentive_top1'}`: accuracy of an attentive probe on frozen tokens (V-JEPA, arXiv 2404.08471).
 
     AdamW, cosine to 0 without warm-up, as V-JEPA does on images (weight decay 1e-2 for video).
 
     Args:
-        objective: see `Features`.
-        data: see `Features`.
+        objective, data: see `Features`.
         epochs: passes over the training images.
         lr: at the start.
         weight_decay: decoupled, on every parameter.
         heads: of the cross-attention; default one per 64 channels.
         batch_size: images of a step.
-        cache_gb: tokens of the training images are kept in host memory up to this size; beyond it, every pass encodes again.
+        cache_gb: up to this size the training tokens are kept in host memory; beyond it, every pass encodes again.
         seed: of the classifier's start and of the order.
 
     Raises:
@@ -99,26 +101,29 @@ def attentive_probe(
     head = AttentiveClassifier(data.num_classes, heads)
     tx = optax.adamw(optax.cosine_decay_schedule(lr, epochs * steps), weight_decay=weight_decay)
 
-    def sources(params: dict) -> tuple[Callable, Callable]:
-        """Batches (tokens, labels, counts): of a training epoch, and of validation."""
-        tokens = next(features.stream(params, data.val(batch_size)))[0]  # f32[B, N, D]
-        if tokens[0].nbytes * data.num_train > cache_gb * 2**30:
-            train = lambda epoch: features.stream(params, data.train(batch_size, seed=seed + epoch, steps=steps))  # noqa: E731
-            return train, lambda: features.stream(params, data.val(batch_size))
-        train, val = features.extract(params)
-        order = lambda epoch: np.random.default_rng((seed, epoch)).permutation(len(train.labels))  # noqa: E731
-        return lambda epoch: slices(train, order(epoch), batch_size), lambda: slices(val, np.arange(len(val.labels)), batch_size)
-
     def evaluate(params: dict) -> dict[str, float]:
-        train, val = sources(params)
-        state = None
-        for epoch in range(epochs):
-            for tokens, labels, counts in train(epoch):
-                if state is None:
-                    start = head.init(jax.random.key(seed), tokens)['params']
-                    state = start, tx.init(start)
-                state = train_step(state, tokens, labels, counts, head=head, tx=tx)
-        right, total = np.sum([hits(state[0], *batch, head=head) for batch in val()], axis=0)
+        tokens = next(features.stream(params, data.val(batch_size)))[0]  # f32[B, N, D]
+        cached = tokens[0].nbytes * data.num_train <= cache_gb * 2**30
+        train, val = features.extract(params) if cached else (None, None)
+
+        def epoch_of(number: int) -> Iterator[tuple[Array, Array, Array]]:
+            if not cached:
+                return features.stream(params, data.train(batch_size, seed=seed + number, steps=steps))
+            return slices(train, np.random.default_rng((seed, number)).permutation(len(train.labels)), batch_size)
+
+        start = head.init(jax.random.key(seed), tokens[:1])['params']
+        state = start, tx.init(start)
+        for number in range(epochs):
+            for batch in epoch_of(number):
+                state = train_step(state, *batch, head=head, tx=tx)
+        test = (
+            slices(val, np.arange(len(val.labels)), batch_size)
+            if cached
+            else features.stream(params, data.val(batch_size))
+        )
+        right, total = np.sum([hits(state[0], *batch, head=head) for batch in test], axis=0)
+        if not total:
+            raise InputError(NO_LABEL.format(split='validation'))
         return {'eval/attentive_top1': float(right / total)}
 
     return evaluate

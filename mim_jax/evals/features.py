@@ -14,6 +14,7 @@ from mim_jax import sharding
 from mim_jax.errors import InputError
 
 POOLS = ('mean', 'cls', 'tokens')
+NO_LABEL = 'no image with a label in the {split} data: give it labels, or take the evaluations out of config.evals'
 
 
 class Split(NamedTuple):
@@ -29,7 +30,7 @@ class Features:
     Args:
         objective: has `encode(batch) -> [B, E + N, D]` and `encoder.num_prefix` = E.
         data: LabelledData.
-        pool: 'mean' of the valid patch tokens; 'cls', the class token (MAE does not train it); 'tokens', all patch tokens.
+        pool: 'mean' of the valid patch tokens; 'cls', the class token (MAE does not train it); 'tokens', all of them.
         batch_size: rows that a host encodes at once; the result does not depend on it.
 
     Raises:
@@ -40,18 +41,19 @@ class Features:
         if pool not in POOLS:
             raise InputError(f'evaluation pool {pool!r} is not one of {", ".join(POOLS)}')
         if pool == 'cls' and not objective.encoder.class_token:
-            raise InputError("evaluation pool 'cls' needs an encoder with a class token: set encoder.class_token, or use pool='mean'")
+            raise InputError(
+                "evaluation pool 'cls' needs a class token: set config.encoder.class_token, or use pool='mean'"
+            )
         self.objective, self.data, self.pool, self.batch_size = objective, data, pool, batch_size
         self._encode = jax.jit(self._pooled)
-        self._init = jax.jit(lambda seed, batch: objective.init(jax.random.key(seed), self._eval_view(batch), method='encode')['params'])
+        self._init = jax.jit(self._fresh)
         self._leaves: list[weakref.ref] = []
         self._splits: tuple[Split, Split] | None = None
 
     def __call__(self, params: dict) -> tuple[Split, Split]:
         """Features of the train and of the validation split, kept until other parameters are given."""
         leaves = jax.tree.leaves(params)
-        same = len(leaves) == len(self._leaves) and all(ref() is leaf for ref, leaf in zip(self._leaves, leaves, strict=True))
-        if not same:
+        if list(map(id, leaves)) != [id(ref()) for ref in self._leaves]:
             self._splits, self._leaves = self.extract(params), [weakref.ref(leaf) for leaf in leaves]
         return self._splits
 
@@ -67,7 +69,7 @@ class Features:
         )
 
     def stream(self, params: dict, batches: Iterable[dict]) -> Iterator[tuple[Array, Array, Array]]:
-        """For each NumPy batch, on the device: features [B, D] or [B, N, D], label i32[B], and bool[B] whether the row counts."""
+        """For each NumPy batch, on the device: features f32[B, D] (or [B, N, D]), label i32[B], whether a row counts bool[B]."""
         for batch in batches:
             yield self._encode(params, put(batch, self.batch_size))
 
@@ -76,21 +78,20 @@ class Features:
         batch = next(iter(self.data.val(self.batch_size)))
         return self._init(seed, put({k: v[:1] for k, v in batch.items()}, self.batch_size))
 
-    def _eval_view(self, batch: dict) -> dict:
+    def _view(self, batch: dict) -> dict:
         return self.data.augment(jax.random.key(0), batch, train=False)
 
+    def _fresh(self, seed: Array, batch: dict) -> dict:
+        return self.objective.init(jax.random.key(seed), self._view(batch), method='encode')['params']
+
     def _pooled(self, params: dict, batch: dict) -> tuple[Array, Array, Array]:
-        batch = self._eval_view(batch)
+        batch = self._view(batch)
         z = self.objective.apply({'params': params}, batch, method='encode').astype(jnp.float32)  # f32[B, E + N, D]
-        prefix = self.objective.encoder.num_prefix
-        patches, valid = z[:, prefix:], self.objective.tokenizer(batch).valid
-        if self.pool == 'cls':
-            z = z[:, 0]
-        elif self.pool == 'mean':
-            z = patches.mean(1) if valid is None else (patches * valid[..., None]).sum(1) / jnp.maximum(valid.sum(1), 1)[:, None]
-        else:
-            z = patches
-        return z, batch['label'], batch['valid'] & (batch['label'] >= 0)
+        features = z[:, 0] if self.pool == 'cls' else z[:, self.objective.encoder.num_prefix :]
+        if self.pool == 'mean':
+            valid = self.objective.tokenizer(batch).valid
+            features = features.mean(1, where=None if valid is None else valid[..., None])
+        return features, batch['label'], batch['valid'] & (batch['label'] >= 0)
 
 
 _alive: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
@@ -123,5 +124,5 @@ def collect(encoded: Iterable[tuple[Array, Array, Array]], split: str) -> Split:
         features.append(z[counts])
         labels.append(label[counts])
     if not sum(map(len, labels)):
-        raise InputError(f'no labelled image in the {split} data: give it labels (a folder per class, or data.labels), or remove the evaluations from config.evals')
+        raise InputError(NO_LABEL.format(split=split))
     return Split(np.concatenate(features), np.concatenate(labels))

@@ -44,7 +44,7 @@ def few_shot(
     batch_size: int = 256,
     seed: int = 0,
 ) -> Callable:
-    """`params -> {'eval/fewshot_{k}_top1'}`: linear classifiers fitted to k training images per class, mean over `trials` draws.
+    """`params -> {'eval/fewshot_{k}_top1'}`: linear classifiers of k images per class, mean over `trials` draws.
 
     As big_vision's `fewshot_lsr`: features standardised by the shots, targets of -1 and 1, one fixed `l2`. Here the
     bias goes without penalty.
@@ -58,11 +58,16 @@ def few_shot(
         x, y = train.features[index], 2.0 * np.eye(data.num_classes, dtype=np.float32)[train.labels[index]] - 1
         mean, std = x.mean(0), x.std(0) + 1e-5
         w, b = ridge((x - mean) / std, y, l2)
-        return np.mean(np.argmax((val.features - mean) / std @ np.asarray(w) + np.asarray(b), -1) == val.labels)
+        guess = np.argmax((val.features - mean) / std @ np.asarray(w) + np.asarray(b), -1)
+        return np.mean(guess == val.labels)
 
     def evaluate(params: dict) -> dict[str, float]:
         train, val = features(params)
-        rng = np.random.default_rng(seed)
-        return {f'eval/fewshot_{k}_top1': float(np.mean([accuracy(train, val, draw(rng, train.labels, k)) for _ in range(trials)])) for k in shots}
+        top1 = {}
+        for k in shots:
+            rng = np.random.default_rng((seed, k))
+            draws = [draw(rng, train.labels, k) for _ in range(trials)]
+            top1[f'eval/fewshot_{k}_top1'] = float(np.mean([accuracy(train, val, index) for index in draws]))
+        return top1
 
     return evaluate

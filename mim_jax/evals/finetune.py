@@ -22,54 +22,103 @@ from mim_jax.models.heads import POOLS, Classifier
 MAE_AUGMENT = dict(scale=(0.08, 1.0), randaugment={}, erase=0.25)
 
 
+class Classification(nn.Module):
+    """Cross-entropy of a classifier, with the call of an objective: `(batch, key, train) -> (loss, aux)`.
+
+    mix: `(key, image, label) -> (image, soft labels)`, in training only. Rows without label or pixels do not count.
+    aux: 'features' f32[B, D] that the head sees, 'top1' share of hits, 'rows' that count.
+    """
+
+    tokenizer: Callable
+    classifier: nn.Module
+    mix: Callable
+
+    def __call__(self, batch: dict, key: Array, train: bool = True) -> tuple[Array, dict]:
+        label, counts = batch['label'], batch['valid'] & (batch['label'] >= 0)
+        target = soft_labels(label, self.classifier.num_classes)
+        if train:
+            image, target = self.mix(key[0], batch['image'], label)  # one draw for the whole batch, as timm
+            batch = batch | dict(image=image)
+        tokens = self.tokenizer(batch)
+        logits, features = self.classifier(tokens.raw, tokens.pos, tokens.valid, train=train)
+        share = counts / jnp.maximum(counts.sum(), 1)
+        loss = optax.softmax_cross_entropy(logits, target) @ share
+        top1 = (logits.argmax(-1) == label) @ share
+        return loss, dict(features=jax.lax.stop_gradient(features), top1=top1, rows=counts.sum())
+
+
 def layer_table(params: dict, depth: int, decay: float, tuned: int) -> list[tuple[int, float, int]]:
     """(layer, learning-rate factor, parameters) of each layer: 0 the stem, depth + 1 the head; factor 0 = frozen."""
     count = [0] * (depth + 2)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         count[optim.layer_of(optim.path_str(path), depth)] += leaf.size
-    return [(i, decay ** (depth + 1 - i) if i > depth - tuned else 0.0, n) for i, n in enumerate(count)]
+    return [(i, decay ** (depth + 1 - i) * (i > depth - tuned), n) for i, n in enumerate(count)]
 
 
-def make_loss(forward: Callable, augment: Callable, mix: Callable, frozen: dict) -> Callable:
-    """`(params, batch, keys) -> (loss, aux)` of raw records, as `step.train_step` wants it."""
+def freeze(params: dict, depth: int, tuned: int) -> dict:
+    """Like `params`: False where a parameter lies in the last `tuned` of `depth` blocks or behind them."""
+    return optim.by_path(params, lambda path: optim.layer_of(path, depth) <= depth - tuned)
 
-    def loss(params, batch, keys):
-        view, mixing, drop = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3))
-        counts = (batch['valid'] & (batch['label'] >= 0)).astype(jnp.float32)
-        batch = augment(view, batch, train=True)
-        image, target = mix(mixing[0], batch['image'], batch['label'])
+
+def make_tx(params: dict, depth: int, tuned: int, **options) -> optax.GradientTransformation:
+    """AdamW with layer-wise decay that leaves frozen parameters, weight decay included."""
+    frozen = freeze(params, depth, tuned)
+    still = optax.stateless(lambda updates, _: jax.tree.map(lambda u, stop: 0 * u if stop else u, updates, frozen))
+    return optax.chain(optim.adamw(params, depth=depth, **options), still)
+
+
+def make_loss(task: Classification, augment: Callable, depth: int, tuned: int) -> Callable:
+    """`(params, batch, keys) -> (loss, aux)` of raw records that stops gradients at the first tuned block."""
+    loss = step.make_loss(task, augment)
+
+    def stopped(params, batch, keys):
+        frozen = freeze(params, depth, tuned)
         params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
-        logits, features = forward(params, batch | dict(image=image), train=True, rngs=dict(drop_path=drop[0]))
-        share = counts / jnp.maximum(counts.sum(), 1)
-        value = (optax.softmax_cross_entropy(logits, target) * share).sum()
-        return value, dict(features=jax.lax.stop_gradient(features))
+        return loss(params, batch, keys)
 
-    return loss
+    return stopped
 
 
-def make_start(classifier: nn.Module, tokens: Callable, tx_of: Callable, *, scratch: bool, ema: bool, seed: int) -> Callable:
-    """`(pretrained encoder parameters, batch) -> TrainState`, laid out over the mesh if there is one."""
+def start(encoder: dict | None, batch: dict, **parts) -> step.TrainState:
+    """`step.init` with the encoder's parameters where given, laid out over the mesh where there is one."""
 
     def init(encoder, batch):
-        params = classifier.init(jax.random.key(seed), *tokens(batch))['params']
-        if not scratch:
-            params['encoder'] = {name: encoder[name] for name in params['encoder']}
-        copy = jax.tree.map(jnp.copy, params) if ema else None
-        return step.TrainState(jnp.zeros((), jnp.int32), params, copy, None, tx_of(params).init(params))
+        state = step.init(batch=batch, **parts)
+        classifier = state.params['classifier']
+        if encoder is not None:  # a copy: the train step gives its buffers away
+            classifier = classifier | dict(encoder={k: jax.tree.map(jnp.copy, encoder[k]) for k in classifier['encoder']})
+        params = dict(classifier=classifier)
+        return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
 
-    def start(encoder, batch):
-        mesh = jax.sharding.get_mesh()
-        placed = None if mesh.empty else sharding.shardings(jax.eval_shape(init, encoder, batch), mesh)
-        return jax.jit(init, out_shardings=placed)(encoder, batch)
-
-    return start
+    mesh = jax.sharding.get_mesh()
+    placed = None if mesh.empty else sharding.shardings(jax.eval_shape(init, encoder, batch), mesh)
+    return jax.jit(init, out_shardings=placed)(encoder, batch)
 
 
-def epochs_of(data: LabelledData, batch_size: int, steps: int, seed: int) -> Iterator[dict]:
+def training_batches(data: LabelledData, batch_size: int, steps: int, seed: int) -> Iterator[dict]:
     """`steps` device batches: pass after pass in new orders, the short batch at the end of a pass left out."""
     each = max(data.num_train // batch_size, 1)
     passes = (data.train(batch_size, seed=seed + epoch, steps=each) for epoch in itertools.count())
     return (put(batch, batch_size) for batch in itertools.islice(itertools.chain.from_iterable(passes), steps))
+
+
+def measure(params: dict, batches: Iterator[dict], task: Classification, augment: Callable) -> tuple[float, float]:
+    """Top-1 accuracy and mean cross-entropy over device batches.
+
+    Raises:
+        InputError: no row has a label.
+    """
+
+    @jax.jit
+    def sums(params, batch):
+        key = jax.random.key(0)
+        loss, aux = task.apply({'params': params}, augment(key, batch, train=False), key, train=False)
+        return jnp.stack([aux['top1'], loss, 1.0]) * aux['rows']
+
+    hits, nats, rows = sum(np.asarray(sums(params, batch)) for batch in batches)
+    if not rows:
+        raise InputError('no labelled image in the validation data: give it labels, or remove the fine-tuning evaluation')
+    return float(hits / rows), float(nats / rows)
 
 
 def finetune(
@@ -101,70 +150,68 @@ def finetune(
         objective: has `encoder`, whose parameters are params['encoder'], and `tokenizer`.
         data: labelled batches and the augmentation of the config.
         epochs: of the training set; `steps`, where not 0, counts instead.
-        batch_size: of one step, in `accumulate` micro-batches.
-        lr: per 256 images of a batch; cosine to 1e-6 after the share `warmup` of all steps.
+        steps: see `epochs`.
+        batch_size: of one step.
+        accumulate: micro-batches of a step.
+        lr: per 256 images of a batch; cosine to 1e-6.
+        warmup: share of all steps.
+        weight_decay: decoupled; none on norms, biases, positions and tokens.
         layer_decay: factor per layer below the head (arXiv 2106.08254); None is 0.65, and 1 from scratch.
-        drop_path: of the last block.
-        mixup: alpha of mixup, cutmix: of CutMix, smoothing: of the labels; 0 = off.
-        augment: options of the augmentation over those of the config.
+        drop_path: of the last block, growing linearly to it.
+        mixup: alpha of mixup; 0 = off.
+        cutmix: alpha of CutMix; 0 = off.
+        smoothing: of the labels.
+        augment: options of the augmentation, over those of the config.
         pool: 'mean' of the patch tokens or 'cls', the class token.
         tuned_blocks: only the last so many blocks and the head learn; None = everything.
-        ema: decay of an average of the parameters that is evaluated in their place; 0 = off.
+        ema: decay of the average of the parameters that is evaluated in their place; 0 = off.
         scratch: start from random parameters whatever is given; the names are then 'eval/scratch_...'.
-        seed: of the head, the order, the augmentation.
+        seed: of the head, the order and the augmentation.
 
     Raises:
-        InputError: unknown pool, no class token, more tuned blocks than there are, or a batch that does not divide.
+        InputError: unknown pool, no class token, more tuned blocks than there are, a batch that does not divide, or
+            no labelled row.
     """
     encoder = objective.encoder.clone(drop_path=drop_path, parent=None)
-    depth, decay = encoder.shape[1], layer_decay or (1.0 if scratch else 0.65)
-    tuned = depth + 1 if tuned_blocks is None else tuned_blocks
+    depth = encoder.shape[1]
     check(encoder, pool, tuned_blocks, batch_size, accumulate)
-    classifier = Classifier(encoder, data.num_classes, pool)
+    tuned = depth + 1 if tuned_blocks is None else tuned_blocks
+    decay = layer_decay if layer_decay is not None else 1.0 if scratch else 0.65
+    mix = partial(mixup_cutmix, num_classes=data.num_classes, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+    task = Classification(objective.tokenizer, Classifier(encoder, data.num_classes, pool), mix)
+    tx_of = partial(make_tx, depth=depth, tuned=tuned, b2=0.999, weight_decay=weight_decay, layer_decay=decay)
     total = steps or epochs * max(data.num_train // batch_size, 1)
     schedule = optim.schedule(
         lr=lr, batch_size=batch_size, total_steps=total, warmup_steps=round(warmup * total), end_lr=1e-6
     )
-
-    def tokens(batch):
-        t = objective.tokenizer(batch)
-        return t.raw, t.pos, t.valid
-
-    def forward(params, batch, **options):
-        return classifier.apply({'params': params}, *tokens(batch), **options)
-
-    def view(batch):
-        return data.augment(jax.random.key(0), batch, train=False)
-
-    @jax.jit
-    def measure(params: dict, batch: dict) -> Array:
-        """f32[3]: sums of hits and of cross-entropy, and the number of labelled rows."""
-        counts = (batch['valid'] & (batch['label'] >= 0)).astype(jnp.float32)
-        logits, _ = forward(params, view(batch))
-        nats = optax.softmax_cross_entropy(logits, soft_labels(batch['label'], data.num_classes))
-        return jnp.stack([(logits.argmax(-1) == batch['label']) @ counts, nats @ counts, counts.sum()])
-
-    def scales(params):
-        return optim.by_path(params, lambda path: float(optim.layer_of(path, depth) > depth - tuned))
-
-    def tx_of(params):
-        mask = scales(params)
-        tx = optim.adamw(params, b2=0.999, weight_decay=weight_decay, layer_decay=decay, depth=depth)
-        return optax.chain(tx, optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, mask)))
-
-    start = make_start(
-        classifier, lambda batch: tokens(view(batch)), tx_of, scratch=scratch, ema=bool(ema), seed=seed
-    )
-    mix = partial(mixup_cutmix, num_classes=data.num_classes, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+    loss = make_loss(task, partial(data.augment, **augment), depth, tuned)
     name = 'scratch' if scratch else 'finetune'
 
     def evaluate(params: dict) -> dict[str, float]:
-        state = start(params['encoder'], put(next(iter(data.val(batch_size))), batch_size))
-        ...
+        given, first = None if scratch else params['encoder'], put(next(iter(data.val(batch_size))), batch_size)
+        parts = dict(seed=seed, objective=task, augment=data.augment, tx_of=tx_of, ema=bool(ema))
+        state = start(given, first, **parts)
+        for layer, scale, count in layer_table(state.params, depth, decay, tuned):
+            logging.info('%s: layer %d of %d, learning rate x %.4g, %d parameters', name, layer, depth + 1, scale, count)
+        options = dict(seed=seed, loss=loss, tx=tx_of(state.params), schedule=schedule, accumulate=accumulate, ema=ema)
+        train = jax.jit(partial(step.train_step, **options), donate_argnums=0)
+        for i, batch in enumerate(training_batches(data, batch_size, total, seed), 1):
+            state, metrics = train(state, batch, jnp.float32(1))
+            if i % max(total // 10, 1) == 0:
+                logging.info('%s: step %d of %d, loss %.4f', name, i, total, metrics['loss'])
+        val = (put(batch, batch_size) for batch in data.val(batch_size))
+        top1, nats = measure(state.ema if ema else state.params, val, task, data.augment)
+        return {f'eval/{name}_top1': top1, f'eval/{name}_loss': nats}
 
     return evaluate
 
 
 def check(encoder, pool: str, tuned_blocks: int | None, batch_size: int, accumulate: int) -> None:
     if pool not in POOLS:
-        raise InputError(f'finetune.pool {pool!r} is not one of {", ".join(POOLS)}')
+        raise InputError(f'evaluation pool {pool!r} is not one of {", ".join(POOLS)}')
+    if pool == 'cls' and not encoder.class_token:
+        raise InputError("evaluation pool 'cls' needs an encoder with a class token; use pool='mean'")
+    if tuned_blocks is not None and not 0 <= tuned_blocks <= encoder.shape[1]:
+        raise InputError(f'tuned_blocks={tuned_blocks} but the encoder has {encoder.shape[1]} blocks: use 0 to that many')
+    if batch_size % accumulate:
+        raise InputError(f'fine-tuning batch_size={batch_size} does not divide into accumulate={accumulate} parts')

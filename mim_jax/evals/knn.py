@@ -12,7 +12,16 @@ from mim_jax.evals.features import shared
 
 
 @partial(jax.jit, static_argnames=('num_classes', 'k', 'chunk'))
-def classify(query: Array, bank: Array, labels: Array, *, num_classes: int, k: int = 20, temperature: float = 0.07, chunk: int = 256) -> Array:
+def classify(
+    query: Array,
+    bank: Array,
+    labels: Array,
+    *,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 256,
+) -> Array:
     """Class i32[q] of each query f32[q, D]: vote of its k most similar rows of bank f32[n, D], labels i32[n].
 
     Similarity is the cosine, and a vote weighs exp(similarity / temperature) (arXiv 1805.01978, 2104.14294).
@@ -32,7 +41,9 @@ def classify(query: Array, bank: Array, labels: Array, *, num_classes: int, k: i
     return jax.lax.map(one, query, batch_size=chunk)
 
 
-def knn(objective, data, *, k: int = 20, temperature: float = 0.07, pool: str = 'mean', batch_size: int = 256) -> Callable:
+def knn(
+    objective, data, *, k: int = 20, temperature: float = 0.07, pool: str = 'mean', batch_size: int = 256
+) -> Callable:
     """`params -> {'eval/knn_top1'}`: share of validation images that their k nearest training images classify right.
 
     k = 20 is the field's choice on ImageNet; 200 is usual on CIFAR-10.
@@ -44,7 +55,9 @@ def knn(objective, data, *, k: int = 20, temperature: float = 0.07, pool: str = 
 
     def evaluate(params: dict) -> dict[str, float]:
         train, val = features(params)
-        guess = classify(val.features, train.features, train.labels, num_classes=data.num_classes, k=k, temperature=temperature)
+        guess = classify(
+            val.features, train.features, train.labels, num_classes=data.num_classes, k=k, temperature=temperature
+        )
         return {'eval/knn_top1': float(np.mean(np.asarray(guess) == val.labels))}
 
     return evaluate

@@ -16,9 +16,10 @@ Head = dict[str, Array]  # w f32[D, C], b f32[C]
 
 
 def standardise(x: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """BatchNorm without affine (MAE, arXiv 2111.06377) by the statistics of all of `x`: each array less its mean over its deviation.
+    """BatchNorm without affine (MAE, arXiv 2111.06377): each array less the mean of `x` over its deviation.
 
-    Of frozen features these are what the running statistics converge to; the result does not depend on the batch size.
+    Statistics are of the whole data set: on frozen features the running ones converge to them, and the result does
+    not depend on the batch size.
     """
     mean, std = x.mean(0, dtype=np.float64), np.sqrt(x.var(0, dtype=np.float64) + 1e-6)
     return [((array - mean) / std).astype(np.float32) for array in (x, *others)]
@@ -31,15 +32,23 @@ def logits(head: Head, x: Array) -> Array:
 def sgd(lr: Array, weight_decay: Array, steps: int) -> optax.GradientTransformation:
     """Momentum 0.9, a tenth of warm-up, cosine; biases are not decayed.
 
-    MAE's LARS is for its batch of 16384: on fewer steps it under-trains (a grid of either was run on small data).
+    Not MAE's LARS, which is for its batch of 16384: on small data, a few hundred steps, it stops far from the optimum.
     """
     schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, steps // 10, steps)
-    return optax.chain(optax.add_decayed_weights(weight_decay, mask=dict(w=True, b=False)), optax.sgd(lambda step: lr * schedule(step), 0.9))
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=dict(w=True, b=False)),
+        optax.sgd(lambda step: lr * schedule(step), 0.9),
+    )
 
 
 @partial(jax.jit, static_argnames=('num_classes', 'epochs', 'batch_size'))
-def fit(key: Array, x: Array, y: Array, lr: Array, weight_decay: Array, *, num_classes: int, epochs: int, batch_size: int) -> Head:
-    """Trains G heads on the same batches of x f32[n, D], y i32[n]; lr and weight_decay f32[G]. Heads come stacked: w f32[G, D, C]."""
+def fit(
+    key: Array, x: Array, y: Array, lr: Array, weight_decay: Array, *, num_classes: int, epochs: int, batch_size: int
+) -> Head:
+    """Trains G heads on the same batches of x f32[n, D], y i32[n]; lr and weight_decay f32[G].
+
+    Returns the stacked heads, w f32[G, D, C] and b f32[G, C].
+    """
     n, d = x.shape
     steps = n // batch_size
     tx = partial(sgd, steps=epochs * steps)
@@ -75,27 +84,33 @@ def score(heads: Head, x: Array, y: Array) -> tuple[Array, Array]:
     return jax.lax.map(one, heads)
 
 
-def probe(train: Split, val: Split, lrs, weight_decays, num_classes: int, epochs: int, batch_size: int, holdout: float, seed: int) -> tuple[float, list[dict]]:
-    """Accuracy on `val`, and the grid: one dict(lr, weight_decay, top1, loss) per head, as measured on the held-out part of `train`, best first.
+def train(
+    x: np.ndarray, y: np.ndarray, grid: Sequence[tuple[float, float]], *, seed: int, batch_size: int, **how
+) -> Head:
+    """The stacked heads of a grid of (learning rate per 256 rows, weight decay); small data gets eight steps an epoch."""
+    batch = min(batch_size, max(1, len(y) // 8))
+    lr, weight_decay = np.asarray(grid, np.float32).T
+    return fit(jax.random.key(seed), x, y, lr * batch / 256, weight_decay, batch_size=batch, **how)
 
-    The best pair (ties by loss) is then trained once more, on all of `train`. `val` chooses nothing.
+
+def probe(
+    train_split: Split, val: Split, *, grid: Sequence, holdout: float, seed: int, **how
+) -> tuple[float, list[dict]]:
+    """Accuracy on `val`, and what the grid is worth: dict(lr, weight_decay, top1, loss) of each pair, best first.
+
+    Pairs are compared (ties by loss) on a random part of the training rows that their heads have not seen. The best is
+    trained once more, on all of them: `val` chooses nothing.
     """
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(train.labels))
+    rows = np.random.default_rng(seed).permutation(len(train_split.labels))
     held, rest = np.split(rows, [max(1, round(holdout * len(rows)))])
-
-    def run(x, y, lr, weight_decay):
-        batch = min(batch_size, max(1, len(y) // 8))  # small data: at least eight steps an epoch
-        lr, weight_decay = jnp.asarray(lr) * batch / 256, jnp.asarray(weight_decay)
-        return fit(jax.random.key(seed), x, y, lr, weight_decay, num_classes=num_classes, epochs=epochs, batch_size=batch)
-
-    grid = list(itertools.product(lrs, weight_decays))
-    x, x_held = standardise(train.features[rest], train.features[held])
-    top1, loss = score(run(x, train.labels[rest], *zip(*grid, strict=True)), x_held, train.labels[held])
-    table = [dict(lr=lr, weight_decay=wd, top1=float(t), loss=float(e)) for (lr, wd), t, e in zip(grid, top1, loss, strict=True)]
+    features, labels = train_split
+    x, x_held = standardise(features[rest], features[held])
+    top1, loss = score(train(x, labels[rest], grid, seed=seed, **how), x_held, labels[held])
+    measured = zip(grid, top1.tolist(), loss.tolist(), strict=True)
+    table = [dict(lr=lr, weight_decay=decay, top1=right, loss=error) for (lr, decay), right, error in measured]
     table.sort(key=lambda row: (-row['top1'], np.nan_to_num(row['loss'], nan=np.inf)))
-    x, x_val = standardise(train.features, val.features)
-    best = run(x, train.labels, [table[0]['lr']], [table[0]['weight_decay']])
+    x, x_val = standardise(features, val.features)
+    best = train(x, labels, [(table[0]['lr'], table[0]['weight_decay'])], seed=seed, **how)
     return float(score(best, x_val, val.labels)[0][0]), table
 
 
@@ -103,47 +118,43 @@ def linear_probe(
     objective,
     data,
     *,
-    lrs: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3),
+    lrs: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
     weight_decays: Sequence[float] = (0.0, 1e-3, 1e-2, 1e-1),
     epochs: int = 90,
     probe_batch_size: int = 1024,
     holdout: float = 0.1,
+    untrained: bool = True,
     pool: str = 'mean',
     batch_size: int = 256,
-    untrained: bool = True,
     seed: int = 0,
 ) -> Callable:
-    """`params -> {'eval/linear_top1', 'eval/linear_top1_untrained', ...}`: accuracy of the best linear classifier on frozen features.
+    """`params -> {'eval/linear_top1', 'eval/linear_top1_untrained', ...}`: a linear classifier on frozen features.
 
     Args:
-        objective: see `Features`.
-        data: see `Features`.
+        objective, data, pool, batch_size: see `Features`.
         lrs: learning rates per 256 rows of a batch.
         weight_decays: every one is tried with every learning rate, all at once.
         epochs: of each head.
-        probe_batch_size: rows of a head's batch; at most an eighth of the data.
+        probe_batch_size: rows of a head's batch.
         holdout: share of the training rows on which the pair is chosen.
-        pool: see `Features`.
-        batch_size: see `Features`.
         untrained: the same for a fresh encoder, measured once.
         seed: of held-out rows, order and the fresh encoder.
 
     Returns:
-        The evaluator. Its attribute `grid` holds what the last call measured (see `probe`); the chosen pair is also
-        among the metrics, as 'eval/linear_lr' and 'eval/linear_weight_decay'.
-
-    Raises:
-        InputError: see `Features`.
+        The evaluator. The chosen pair is among the metrics, as 'eval/linear_lr' and 'eval/linear_weight_decay'; its
+        attribute `grid` holds all that the last call measured, see `probe`.
     """
     features = shared(objective, data, pool=pool, batch_size=batch_size)
-    run = partial(probe, lrs=lrs, weight_decays=weight_decays, num_classes=data.num_classes, epochs=epochs, batch_size=probe_batch_size, holdout=holdout, seed=seed)
+    grid = list(itertools.product(lrs, weight_decays))
+    how = dict(num_classes=data.num_classes, epochs=epochs, batch_size=probe_batch_size)
+    run = partial(probe, grid=grid, holdout=holdout, seed=seed, **how)
     baseline = {}
 
     def evaluate(params: dict) -> dict[str, float]:
         if untrained and not baseline:
             baseline['eval/linear_top1_untrained'] = run(*features.extract(features.untrained(seed)))[0]
         top1, evaluate.grid = run(*features(params))
-        best = evaluate.grid[0]
-        return {'eval/linear_top1': top1, 'eval/linear_lr': best['lr'], 'eval/linear_weight_decay': best['weight_decay'], **baseline}
+        chosen = {f'eval/linear_{name}': evaluate.grid[0][name] for name in ('lr', 'weight_decay')}
+        return {'eval/linear_top1': top1} | baseline | chosen
 
     return evaluate

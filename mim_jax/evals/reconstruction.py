@@ -19,9 +19,12 @@ from mim_jax.targets import patch_statistics, pixels
 from mim_jax.tokenizers import unpatchify
 
 BLANK = (198, 210, 226)  # where nothing is shown; a colour, since grey could be a pixel's
-CELL = (144, 288)  # pixels of the longer side of a cell: small images are enlarged to the first, large ones reduced below the second
+CELL = (
+    144,
+    288,
+)  # longer side of a cell: small images are enlarged to about the first, large ones reduced below the second
 MARGIN, GAP, LINE = 16, 8, 17
-SMALL, BOLD = 12, 14  # font sizes
+INK, FAINT, WARNING = (20, 20, 20), (110, 110, 110), (176, 40, 20)
 HIDDEN_STATISTICS = 'uses hidden statistics'
 VISIBLE_STATISTICS = 'visible statistics only'
 
@@ -45,11 +48,20 @@ def pixel_term(objective) -> tuple[str, bool]:
         target = term.target if isinstance(term.target, partial) else partial(term.target)
         if target.func is pixels and term.on != 'visible':
             return name, target.keywords.get('norm', False)
-    raise InputError(f'no term of {", ".join(objective.terms)} predicts pixels of hidden tokens: remove reconstruction from config.evals')
+    terms = ', '.join(objective.terms)
+    raise InputError(f'none of the terms {terms} predicts hidden pixels: take reconstruction out of config.evals')
 
 
 def columns(
-    image: np.ndarray, raw: np.ndarray, hidden: np.ndarray, asked: np.ndarray, prediction: np.ndarray, *, patch: Sequence[int], norm: bool, show: Callable
+    image: np.ndarray,
+    raw: np.ndarray,
+    hidden: np.ndarray,
+    asked: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    patch: Sequence[int],
+    norm: bool,
+    show: Callable,
 ) -> list[Column]:
     """The columns of the picture.
 
@@ -61,7 +73,7 @@ def columns(
         prediction: f32[B, T, R].
         patch: (h, w) of a patch.
         norm: the answers are of patches less their mean over their deviation. They are shown twice: given back the true
-            statistics, which a model that sees only the visible patches cannot know, and with those of the visible patches.
+            statistics, which a model cannot know that sees the visible patches only, and with those of the visible ones.
         show: f32[B, h, w, C] -> uint8.
     """
 
@@ -77,16 +89,21 @@ def columns(
     np.put_along_axis(answered, asked, True, axis=1)
     drawn, covered = spread(answered[..., None]), spread(hidden[..., None])
     seen = show(image)
-    found = [Column('input', '', seen, np.zeros_like(covered[..., 0])), Column('masked', f'{hidden.mean():.0%} hidden', seen, covered[..., 0])]
+    found = [
+        Column('input', '', seen, np.zeros_like(covered[..., 0])),
+        Column('masked', f'{hidden.mean():.0%} hidden', seen, covered[..., 0]),
+    ]
     for note, mean, std in statistics(raw, hidden) if norm else [('', 0.0, 1.0)]:
         answer = answers(mean, std)
         found.append(Column('prediction', note, answer, ~drawn[..., 0]))
-        found.append(Column('paste', note or 'visible = input', np.where(covered, answer, seen), (covered & ~drawn)[..., 0]))
+        found.append(
+            Column('paste', note or 'visible = input', np.where(covered, answer, seen), (covered & ~drawn)[..., 0])
+        )
     return found
 
 
 def statistics(raw: np.ndarray, hidden: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(remark, mean, deviation) by which normalised patches are shown: the true ones of each patch f32[B, N, 1], and the average visible patch's f32[B, 1, 1]."""
+    """(remark, mean, deviation) to undo a norm by: each patch's own f32[B, N, 1], and the mean visible one's f32[B, 1, 1]."""
     mean, std = (np.asarray(x) for x in patch_statistics(jnp.asarray(raw)))
     visible = ~hidden[..., None]
     average = [(x * visible).sum(1, keepdims=True) / np.maximum(visible.sum(1, keepdims=True), 1) for x in (mean, std)]
@@ -103,29 +120,33 @@ def display(mean: Sequence[float], std: Sequence[float], low: float = 0.0, high:
     return show
 
 
+def cells(column: Column) -> list[Image.Image]:
+    """Its images in RGB, enlarged or reduced by a whole factor; one or two channels show the first in grey."""
+    _, h, w, channels = column.images.shape
+    enlarge, reduce = max(1, round(CELL[0] / max(h, w))), -(-max(h, w) // CELL[1])
+    images = column.images[..., :3] if channels > 2 else column.images[..., :1]
+    images = np.where(column.blank[..., None], np.uint8(BLANK), images)
+    size = w * enlarge, h * enlarge
+    return [Image.fromarray(image).resize(size, Image.Resampling.NEAREST).reduce(reduce) for image in images]
+
+
 def figure(found: Sequence[Column], remark: str = '') -> np.ndarray:
     """The columns side by side under their headings, a remark below: uint8[H, W, 3]."""
-    n, h, w, channels = found[0].images.shape
-    if channels == 2 or channels > 3:
-        remark = '  '.join([remark, f'Shown: the first {"three" if channels > 3 else "one"} of {channels} channels.'])
-    enlarge, reduce = max(1, round(CELL[0] / max(h, w))), -(-max(h, w) // CELL[1])
-    wide, tall = -(-w * enlarge // reduce), -(-h * enlarge // reduce)
-    small, bold = (ImageFont.load_default(size=size) for size in (SMALL, BOLD))
-    need = int(max(max(small.getlength(column.note), bold.getlength(column.name)) for column in found))
-    pitch, top = max(wide, need) + GAP, MARGIN + 2 * LINE + GAP // 2
-    below = LINE + GAP if remark.strip() else 0
-    width = max(2 * MARGIN + len(found) * pitch - GAP, 2 * MARGIN + int(small.getlength(remark.strip())))
-    page = Image.new('RGB', (width, top + n * (tall + GAP) - GAP + below + MARGIN), 'white')
+    small, large = ImageFont.load_default(size=12), ImageFont.load_default(size=14)
+    pictures = [cells(column) for column in found]
+    (wide, tall), rows = pictures[0][0].size, len(pictures[0])
+    heading = max(max(small.getlength(column.note), large.getlength(column.name)) for column in found)
+    pitch, top = max(wide, int(heading)) + GAP, MARGIN + 2 * LINE + GAP // 2
+    width = max(len(found) * pitch - GAP, int(small.getlength(remark))) + 2 * MARGIN
+    foot = top + rows * (tall + GAP)
+    page = Image.new('RGB', (width, foot + bool(remark) * LINE + MARGIN), 'white')
     pen = ImageDraw.Draw(page)
-    for i, column in enumerate(found):
-        left = MARGIN + i * pitch
-        pen.text((left, MARGIN), column.name, fill=(20, 20, 20), font=bold)
-        pen.text((left, MARGIN + LINE), column.note, fill=(176, 40, 20) if column.note == HIDDEN_STATISTICS else (110, 110, 110), font=small)
-        for row, (image, blank) in enumerate(zip(column.images, column.blank, strict=True)):
-            colour = np.where(blank[..., None], np.uint8(BLANK), image[..., :3] if channels > 2 else image[..., :1])
-            cell = Image.fromarray(colour).resize((w * enlarge, h * enlarge), Image.Resampling.NEAREST)
-            page.paste(cell.reduce(reduce), (left, top + row * (tall + GAP)))
-    pen.text((MARGIN, page.height - MARGIN - LINE + 2), remark.strip(), fill=(110, 110, 110), font=small)
+    for left, column, images in zip(range(MARGIN, width, pitch), found, pictures, strict=False):
+        pen.text((left, MARGIN), column.name, INK, large)
+        pen.text((left, MARGIN + LINE), column.note, WARNING if column.note == HIDDEN_STATISTICS else FAINT, small)
+        for row, image in enumerate(images):
+            page.paste(image, (left, top + row * (tall + GAP)))
+    pen.text((MARGIN, foot), remark, FAINT, small)
     return np.asarray(page)
 
 
@@ -138,11 +159,23 @@ def save(picture: np.ndarray, path: str | os.PathLike) -> None:
     os.replace(fresh, path)
 
 
-def reconstruction(objective, data, *, rows: int = 8, seed: int = 0) -> Callable:
-    """`params -> {'reconstruction': uint8[H, W, 3]}`: the picture of the first `rows` validation images, always under the same masks.
+def visible_range(image: np.ndarray, data, dtype: np.dtype) -> tuple[float, float, list[str]]:
+    """What is drawn black and what white, in the units of the data, and remarks on what the picture does not show."""
+    channels, remarks = image.shape[-1], []
+    if channels not in (1, 3):
+        remarks = [f'Shown: the first {"three" if channels > 3 else "one"} of {channels} channels.']
+    if dtype == np.uint8:
+        return 0.0, 1.0, remarks
+    image = image * np.asarray(data.std, np.float32) + np.asarray(data.mean, np.float32)
+    low, high = float(image.min()), float(image.max())
+    return low, high, [*remarks, f'Black is {low:.4g}, white is {high:.4g}.']
 
-    Visible patches of 'paste' are the input's pixels exactly. Integer images are shown as they are; others are
-    stretched to the range of the inputs, and the remark below says so.
+
+def reconstruction(objective, data, *, rows: int = 8, seed: int = 0) -> Callable:
+    """`params -> {'reconstruction': uint8[H, W, 3]}`: the first `rows` validation images, always under the same masks.
+
+    Visible patches of 'paste' are the input's pixels exactly. Images of 8 bits are shown as they are, others stretched
+    to the range of the inputs, which the remark below then tells.
 
     Raises:
         InputError: no term predicts pixels, or the input is not an image.
@@ -160,15 +193,15 @@ def reconstruction(objective, data, *, rows: int = 8, seed: int = 0) -> Callable
 
     def evaluate(params: dict) -> dict[str, np.ndarray]:
         batch = next(iter(data.val(rows)))
-        if batch['image'].ndim != 4:
-            raise InputError(f'reconstruction draws images [B, h, w, C], not arrays {batch["image"].shape}: remove it from config.evals')
+        shape, dtype = batch['image'].shape, batch['image'].dtype
+        if len(shape) != 4:
+            raise InputError(f'reconstruction draws images [B, h, w, C], not {shape}: take it out of config.evals')
         arrays = multihost_utils.process_allgather(predict(params, put(batch, rows)), tiled=True)
-        arrays = [np.asarray(array[: min(rows, len(batch['valid']))]) for array in arrays]
-        remark, span = '', (0.0, 1.0)
-        if batch['image'].dtype != np.uint8:
-            real = arrays[0] * np.asarray(data.std, np.float32) + np.asarray(data.mean, np.float32)
-            span = float(real.min()), float(real.max())
-            remark = f'Black is {span[0]:.4g}, white is {span[1]:.4g}.'
-        return {'reconstruction': figure(columns(*arrays, patch=patch, norm=norm, show=display(data.mean, data.std, *span)), remark)}
+        image, *answers = (np.asarray(array[: shape[0]]) for array in arrays)
+        low, high, remarks = visible_range(image, data, dtype)
+        show = display(data.mean, data.std, low, high)
+        return {
+            'reconstruction': figure(columns(image, *answers, patch=patch, norm=norm, show=show), '  '.join(remarks))
+        }
 
     return evaluate

@@ -46,8 +46,7 @@ def test_static_path_only_normalises(dtype, top):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('channels', [1, 2, 3, 6])
-@pytest.mark.parametrize('image_size', [(8, 8), (12, 20)])
+@pytest.mark.parametrize(('channels', 'image_size'), [(1, (8, 8)), (6, (12, 20))])
 def test_any_channels_and_non_square(channels, image_size):
     stats = dict(mean=(0.5,) * channels, std=(0.25,) * channels)
     got = apply(0, records(channels=channels), image_size=image_size, **stats, **ALL)['image']

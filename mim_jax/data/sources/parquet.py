@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mim_jax.data.sources.base import Labelled, Labels, Record, number
@@ -24,14 +25,15 @@ class Parquet(Labelled):
 
     def __init__(self, files: list[Path], labels: str, class_names: list[str] | None, split: str | None = None):
         self.files = [str(file) for file in files]
+        self._short = [Path(file).name for file in files]
         schema = _schema(self.files)
         features = _features(schema)
         self.column = _image_column(schema, features, self.files[0])
         self._groups, self._starts, size = [], [], 0  # (file, row group, first row of the file) and first row
-        for file in self.files:
+        for number_, file in enumerate(self.files):
             meta, first = pq.read_metadata(file), size
             for group in range(meta.num_row_groups):
-                self._groups.append((file, group, first))
+                self._groups.append((number_, group, first))
                 self._starts.append(size)
                 size += meta.row_group(group).num_rows
         self._rows = np.arange(size) if split is None else _rows_of(self.files, split)
@@ -57,35 +59,42 @@ class Parquet(Labelled):
         self.__dict__.update(state)
         self._open_cache()
 
-    def _column(self, group: int) -> pa.ChunkedArray:
-        """The image column of a row group, the last used ones from memory."""
+    def _fields(self, group: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
+        """Encoded images and their paths in a row group, the last used ones from memory."""
+        fields = self._cache.get(group)
+        if fields is not None:
+            return fields
         with self._lock:
-            column = self._cache.pop(group, None)
-            if column is None:
-                file, index, _ = self._groups[group]
-                column = pq.ParquetFile(file).read_row_group(index, [self.column], use_threads=False).column(0)
-                self._cached += column.nbytes
-            self._cache[group] = column
-            while self._cached > CACHE_BYTES and len(self._cache) > 1:
-                self._cached -= self._cache.popitem(last=False)[1].nbytes
-        return column
+            file, index, _ = self._groups[group]
+            column = pq.ParquetFile(self.files[file]).read_row_group(index, [self.column], use_threads=False).column(0)
+            struct = pa.types.is_struct(column.type)
+            self._cached += column.nbytes
+            while self._cached > CACHE_BYTES and self._cache:
+                self._cached -= sum(field.nbytes for field in self._cache.popitem(last=False)[1] if field)
+            fields = (pc.struct_field(column, 'bytes'), pc.struct_field(column, 'path')) if struct else (column, None)
+            self._cache[group] = fields
+        return fields
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Row group and row of the data set."""
+        row = int(self._rows[index])
+        return bisect.bisect_right(self._starts, row) - 1, row
 
     def __getitem__(self, index: int) -> Record:
-        row = int(self._rows[index])
-        group = bisect.bisect_right(self._starts, row) - 1
-        value = self._column(group)[row - self._starts[group]].as_py()
-        if isinstance(value, dict):
-            value = value['bytes'] if value['bytes'] is not None else self._beside(value['path'])
-        return Record(self.name(index), value or b'', int(self.labels.ids[index]))
-
-    def _beside(self, path: str | None) -> bytes:
-        """Hugging Face may store only the path of the image, relative to the shard."""
-        return (Path(self.files[0]).parent / path).read_bytes() if path else b''
+        group, row = self._place(index)
+        data, paths = self._fields(group)
+        offset = row - self._starts[group]
+        value = data[offset].as_py()
+        if value is None and paths is not None and (path := paths[offset].as_py()):
+            value = (Path(self.files[0]).parent / path).read_bytes()  # only the path is stored, relative to the shard
+        return Record(self._name(group, row), value or b'', int(self.labels.ids[index]))
 
     def name(self, index: int) -> str:
-        row = int(self._rows[index])
-        file, _, first = self._groups[bisect.bisect_right(self._starts, row) - 1]
-        return f'{Path(file).name}:{row - first}'
+        return self._name(*self._place(index))
+
+    def _name(self, group: int, row: int) -> str:
+        file, _, first = self._groups[group]
+        return f'{self._short[file]}:{row - first}'
 
 
 def splits_of(file: Path) -> set[str]:

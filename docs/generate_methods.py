@@ -1,0 +1,43 @@
+"""python docs/generate_methods.py > docs/methods.md: one row for each config that names a paper."""
+
+import ast
+import importlib
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HEAD = """# Methods
+
+Each row is a file of `configs/`; the parts are the files and functions of the same names in `mim_jax/`.
+`python docs/generate_methods.py > docs/methods.md` makes this page.
+
+| config | paper and headline | mask | hide | encoder | terms: predictor → target, loss |
+|---|---|---|---|---|---|"""
+
+
+def call(spec) -> str:
+    """'random(ratio=0.75)' of dict(name='random', ratio=0.75)."""
+    options = ', '.join(f'{name}={value}' for name, value in spec.items() if name != 'name')
+    return f'`{spec.name}({options})`'
+
+
+def row(path: Path) -> str:
+    """The table row of a config file."""
+    config = importlib.import_module(f'configs.{path.stem}').get_config()
+    title = ast.get_docstring(ast.parse(path.read_text())).partition('\n')[0]
+    paper = re.sub(r'arXiv (\d{4}\.\d{4,5})', r'[arXiv \1](https://arxiv.org/abs/\1)', title)
+    terms = '<br>'.join(f'{call(t.predictor)} → {call(t.target)}, `{t.loss.name}`' for t in config.terms.values())
+    parts = ' | '.join(call(config[slot]) for slot in ('mask', 'hide', 'encoder'))
+    return f'| `{path.name}` | {paper} | {parts} | {terms} |'
+
+
+def page() -> str:
+    """The whole page."""
+    sys.path.insert(0, str(ROOT))
+    files = sorted(path for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
+    return '\n'.join([HEAD, *map(row, files), ''])
+
+
+if __name__ == '__main__':
+    sys.stdout.write(page())

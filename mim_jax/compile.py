@@ -1,0 +1,125 @@
+"""Compiling the train step once, ahead of the first batch: how much memory it takes, and into how many micro-batches it is cut."""
+
+import math
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mim_jax import build, sharding, step
+from mim_jax.errors import InputError
+from mim_jax.progress import matmul_flops
+
+MEMORY_SHARE = 0.92  # of a device's memory that the step may take
+
+
+class Step(NamedTuple):
+    """A compiled train step: `call(state, batch, lr_scale) -> (state, metrics)`, cut into `accumulate` micro-batches."""
+
+    call: Callable
+    accumulate: int
+    bytes_per_device: int
+
+
+def keep_compilations() -> None:
+    """Turns on the compile cache on disk, unless the environment has said where it is or that it is off."""
+    if 'JAX_COMPILATION_CACHE_DIR' in os.environ or 'JAX_ENABLE_COMPILATION_CACHE' in os.environ:
+        return
+    cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')) / 'mim_jax' / 'xla'
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+
+
+def batch_spec(config, rows: int | None = None) -> dict:
+    """Shapes and types of the records of a batch, as the input pipeline delivers them."""
+    rows, canvas, shape = rows or config.data.batch_size, tuple(config.data.canvas), jax.ShapeDtypeStruct
+    return dict(
+        image=shape((rows, *canvas, config.data.channels), config.data.dtype),
+        size=shape((rows, len(canvas)), jnp.int32),
+        label=shape((rows,), jnp.int32),
+        valid=shape((rows,), bool),
+    )
+
+
+def train_step(config, objective, augment: Callable, abstract: step.TrainState, mesh: Mesh) -> Step:
+    """Lowers and compiles the step of a config on a mesh.
+
+    Args:
+        abstract: shapes and shardings of the state.
+
+    Raises:
+        InputError: see `fit`.
+    """
+    tx, schedule, loss = build.optimizer(config)(abstract.params), build.schedule(config), step.make_loss(objective, augment)
+    rows = NamedSharding(mesh, sharding.ROWS)
+    batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=rows) for k, v in batch_spec(config).items()}
+    placed = jax.tree.map(lambda x: x.sharding, abstract)
+    devices = mesh.shape['data'] * mesh.shape['fsdp']
+
+    def lower(accumulate: int):
+        def train_step(state, batch, lr_scale):
+            return step.train_step(state, batch, lr_scale, seed=config.seed, loss=loss, tx=tx, schedule=schedule,
+                                   accumulate=accumulate, ema=config.ema)  # fmt: skip
+
+        jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, NamedSharding(mesh, PartitionSpec())))
+        return jitted.lower(abstract, batch, jax.ShapeDtypeStruct((), jnp.float32))
+
+    return fit(lower, config.data.batch_size // devices, config.micro_batch, MEMORY_SHARE * device_memory())
+
+
+def fit(lower: Callable[[int], jax.stages.Lowered], rows: int, micro_batch: int, limit: float) -> Step:
+    """Compiles with the fewest micro-batches whose memory fits.
+
+    Args:
+        lower: `(accumulate) -> lowered step`.
+        rows: of the global batch on one device.
+        micro_batch: rows a device computes at once; 0 = the most that fit.
+        limit: bytes of a device.
+
+    Raises:
+        InputError: `micro_batch` does not divide `rows`, or the smallest does not fit.
+    """
+    divisors = [d for d in range(1, rows + 1) if rows % d == 0]
+    if micro_batch and rows % micro_batch:
+        raise InputError(f'micro_batch={micro_batch} does not divide the {rows} rows of a device: use one of {divisors}')
+    choices = [rows // micro_batch] if micro_batch else divisors
+    least, need = 1, 0.0
+    for accumulate in choices:
+        if accumulate < least:
+            continue
+        try:
+            compiled = lower(accumulate).compile()
+            memory = compiled.memory_analysis()
+            temporary = memory.temp_size_in_bytes
+            need = memory.argument_size_in_bytes + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        except jax.errors.JaxRuntimeError as error:  # on TPU a program that is too large does not compile
+            if 'RESOURCE_EXHAUSTED' not in str(error):
+                raise
+            need = temporary = math.inf
+        if need <= limit:
+            return Step(compiled, accumulate, need)
+        least = accumulate * (2 if math.isinf(need) else max(2, math.ceil(temporary / limit)))
+    raise InputError(f'{rows // choices[-1]} rows at once need {need / 1e9:.1f} GB and a device has {limit / 1e9:.1f} GB for them: '
+                     'use a smaller model, encoder.remat=full, a larger mesh.fsdp, or a smaller micro_batch')  # fmt: skip
+
+
+def device_memory() -> float:
+    """Bytes of one device; CPU devices share the memory of the host."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if 'bytes_limit' in stats:
+        return stats['bytes_limit']
+    if device.platform != 'cpu':
+        return math.inf
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / jax.local_device_count()
+
+
+def model_flops(config, objective, augment: Callable, params: dict) -> float:
+    """FLOPs of the matrix products of one example, forward and backward, nothing recomputed."""
+    keys = jax.eval_shape(partial(step.row_keys, 0, 0, 1))
+    view = jax.eval_shape(partial(augment, train=True), keys, batch_spec(config, 1))
+    return 3.0 * matmul_flops(lambda p, b, k: objective.apply({'params': p}, b, k, train=False)[0], params, view, keys)

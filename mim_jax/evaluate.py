@@ -1,0 +1,90 @@
+"""Which evaluations run when, and the table at the end."""
+
+import json
+from pathlib import Path
+
+from mim_jax import build
+from mim_jax.evals import LABEL_FREE
+from mim_jax.evals.reconstruction import save
+
+ROWS = (  # heading of the final table, metric, metric of an untrained encoder where it is not the same
+    ('loss', 'train/loss', None),
+    ('loss of the mean predictor', 'baseline/mean_predictor_loss', None),
+    ('kNN top-1', 'eval/knn_top1', None),
+    ('linear probe top-1', 'eval/linear_top1', 'eval/linear_top1_untrained'),
+    ('attentive probe top-1', 'eval/attentive_top1', ''),
+    ('fine-tuned top-1', 'eval/finetune_top1', 'eval/scratch_top1'),
+)
+
+
+class Evaluation:
+    """The evaluators of a config: `evals` at the start, every `eval_every` steps and at the end, `final_evals` at the end.
+
+    Args:
+        config: with `evals`, `final_evals`.
+        objective: what they evaluate.
+        data: inputs.Data; where it has no labels, evaluators that need them are left out, and it says so once.
+        writer: where numbers and pictures go.
+        progress: where lines are said.
+
+    Raises:
+        InputError: an evaluator or an option that does not exist.
+    """
+
+    def __init__(self, config, objective, data, writer, progress):
+        self.writer, self.progress = writer, progress
+        left_out = []
+
+        def built(specs, where):
+            chosen = {}
+            for name, spec in specs.items():
+                if data.unlabelled and spec.name not in LABEL_FREE:
+                    left_out.append(name)
+                else:
+                    chosen[name] = build.part('evals', spec, where=f'{where}.{name}', bind=False, objective=objective, data=data.labelled)
+            return chosen
+
+        self._often, self._last = built(config.evals, 'evals'), built(config.final_evals, 'final_evals')
+        if left_out:
+            progress.say(f'without {", ".join(left_out)}: {data.unlabelled}')
+
+    def during(self, state) -> dict:
+        """Runs `evals`, writes what they measure, and gives it back."""
+        return self._run(self._often, state)
+
+    def final(self, state) -> None:
+        """Runs all, and prints the table of the run."""
+        self._run(self._often | self._last, state)
+        self.progress.say(table(self.writer.workdir))
+
+    def _run(self, evaluators: dict, state) -> dict:
+        step, params = int(state.step), state.params if state.ema is None else state.ema
+        values, pictures = {}, {}
+        for evaluator in evaluators.values():
+            for name, value in evaluator(params).items():
+                (pictures if getattr(value, 'ndim', 0) else values)[name] = value
+        for name, picture in pictures.items():
+            save(picture, self.writer.workdir / f'{name}s' / f'{step}.png')
+        self.writer.images(step, pictures)
+        if values:
+            self.writer.scalars(step, values)
+        return values
+
+
+def table(workdir: Path) -> str:
+    """First and last value of what a run measured, as text that can be pasted into Markdown."""
+    first, last = {}, {}
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines():
+        values = {k: v for k, v in json.loads(line).items() if v is not None}
+        first = values | first
+        last |= values
+    lines = [('', 'untrained', 'trained')]
+    for heading, name, untrained in ROWS:
+        if name in last:
+            before = first.get(name if untrained is None else untrained)
+            lines.append((heading, '' if before is None else f'{before:.4f}', f'{last[name]:.4f}'))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines]
+    rows.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
+    pictures = sorted((workdir / 'reconstructions').glob('*.png'), key=lambda p: p.stat().st_mtime)
+    return '\n'.join([*rows, f'pictures: {pictures[-1]}' if pictures else '', f'everything: {workdir}'])

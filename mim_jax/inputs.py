@@ -1,0 +1,90 @@
+"""The data of a run: what it trains on, what it is evaluated on, and the book of records that could not be read."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from mim_jax.data import pipeline
+from mim_jax.data.bad_samples import Bad, Report
+from mim_jax.data.sources import open_splits
+from mim_jax.evals.data import LabelledData
+
+
+class Data:
+    """Training and validation records of a config.
+
+    Attributes:
+        train_size: training records.
+        labelled: what evaluators read.
+        unlabelled: why evaluators that need labels cannot run; '' = they can.
+
+    Args:
+        config: with `data`, `seed`.
+        workdir: bad records are listed in WORKDIR/bad_samples.jsonl (bad_samples.HOST.jsonl for hosts after the first).
+        augment: `(key, batch, *, train) -> batch`.
+
+    Raises:
+        InputError: nothing there, or nothing that can be read.
+    """
+
+    def __init__(self, config, workdir: Path, augment: Callable):
+        c, host, self.workdir = config.data, jax.process_index(), workdir
+        self.path, self.train_source, self.val_source = c.path, *open_splits(c.path, c.val_path, c.labels, c.holdout)
+        self.train_size = len(self.train_source)
+        decode = dict(channels=c.channels, dtype=c.dtype, canvas=tuple(c.canvas), min_side=c.min_side, workers=c.workers,
+                      process_index=host, process_count=jax.process_count())  # fmt: skip
+        listing = workdir / (f'bad_samples.{host}.jsonl' if host else 'bad_samples.jsonl')
+        self.bad = Bad(listing, c.path, self.train_size, c.max_bad_share)
+        self.unlabelled = self._why_unlabelled()
+        val = self.val_source or self.train_source
+        self._val_bad = Bad(listing, c.val_path or f'{c.path} (validation)', len(val), 1.0)
+        self._stream = partial(pipeline.batches, self.train_source, batch_size=c.batch_size, seed=config.seed, **decode)
+        self.labelled = LabelledData(
+            train=partial(self._labelled_train, decode),
+            val=lambda batch_size: self._noted(pipeline.one_pass(val, batch_size=batch_size, **decode), self._val_bad),
+            num_train=self.train_size,
+            num_classes=self.train_source.num_classes,
+            image_size=tuple(c.image_size),
+            mean=tuple(c.mean),
+            std=tuple(c.std),
+            augment=augment,
+        )
+        self._told = False
+
+    def train(self, start: int) -> Iterator[tuple[dict, Report]]:
+        """Endless batches from the global sample index `start` on."""
+        return self._stream(start=start)
+
+    def note(self, report: Report, writer, step: int) -> None:
+        """Books what a batch reported; new bad records and, once, conversions become events.
+
+        Raises:
+            InputError, RunError: nothing readable, or too much is bad.
+        """
+        for name, reason in self.bad.add(report):
+            writer.event('bad_sample', step=step, name=name, reason=reason)
+        if not self._told and self.bad.seen >= self.train_size:
+            self._told = True
+            for kind, count in self.bad.notes.items():
+                writer.event('converted', step=step, kind=kind, count=count, names=self.bad.named[kind])
+
+    def _why_unlabelled(self) -> str:
+        if not self.train_source.num_classes:
+            return f'{self.path} has no labels'
+        if self.val_source is None:
+            return f'{self.path} has no validation records: set data.val_path or data.holdout'
+        return '' if self.val_source.num_classes else 'the validation records have no labels'
+
+    def _labelled_train(self, decode: dict, batch_size: int, seed: int, shuffle: bool = True, steps: int | None = None) -> Iterator[dict]:
+        if not shuffle:
+            return self._noted(pipeline.one_pass(self.train_source, batch_size=batch_size, **decode), self.bad)
+        steps = steps or max(self.train_size // batch_size, 1)
+        return self._noted(pipeline.batches(self.train_source, batch_size=batch_size, seed=seed, steps=steps, **decode), self.bad)
+
+    @staticmethod
+    def _noted(batches: Iterator, book: Bad) -> Iterator[dict]:
+        for batch, report in batches:
+            book.add(report)
+            yield batch
