@@ -50,7 +50,7 @@ def base() -> ConfigDict:
         min_side=2,
         max_bad_share=0.5,
     )
-    c.augment = dict(name='image', crop='random_resized', scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True, eval_crop=0.875)
+    c.augment = dict(name='image', crop='random_resized', scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), pad=4, flip=True, eval_crop=0.875)
     c.optimizer = dict(name='adamw', b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
     c.schedule = dict(name='schedule', lr=1.5e-4, warmup_steps=0, end_lr=0.0, scale_lr_by=256)
     c.evals = dict(

@@ -14,7 +14,7 @@ def get_config():
     decoder.width, decoder.depth, decoder.heads = 64, 2, 4
     c.terms.pixels.target.norm = False
     c.data.update(batch_size=128, image_size=(8, 8), canvas=(8, 8), channels=1, mean=(0.305,), std=(0.376,))
-    c.augment.update(crop='pad', flip=False, eval_crop=1.0)
+    c.augment.update(crop='pad', pad=1, flip=False, eval_crop=1.0)
     c.total_steps, c.schedule.warmup_steps, c.schedule.lr = 1500, 100, 2e-3
     c.log_every, c.eval_every, c.checkpoint_every = 50, 750, 500
     return c

@@ -136,13 +136,12 @@ class Progress:
     ):
         self.total_steps, self.flops_per_example, self._advice = total_steps, flops_per_example, advice
         self._stream, self._width, self._windows = stream or sys.stderr, 0, 0
-        self.begin(0)
+        self._begin = (
+            math.inf,
+            0.0,
+        )  # step and time from which the rest is judged: the first line, compilation behind it
         peak = peak_flops(jax.devices()[0].device_kind)
         self._peak = peak and peak * jax.device_count()
-
-    def begin(self, step: int) -> None:
-        """The run (again) starts from this step: the time that is left is judged from here."""
-        self._begin = step, time.perf_counter()
 
     def speed(self, examples_per_sec: float) -> dict[str, float]:
         """'train/flops_per_sec' and, where the peak of the device is known, 'train/mfu'."""
@@ -174,10 +173,12 @@ class Progress:
             self._width = 0
 
     def _eta(self, step: int) -> str:
-        begin, since = self._begin
-        if step <= begin:
+        now = time.perf_counter()
+        if step <= self._begin[0]:  # the first line, or after a rollback
+            self._begin = step, now
             return '-'
-        left = int((time.perf_counter() - since) / (step - begin) * (self.total_steps - step))
+        begin, since = self._begin
+        left = int((now - since) / (step - begin) * (self.total_steps - step))
         return f'{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}'
 
     def _print(self, line: str) -> None:

@@ -104,7 +104,6 @@ LINE = {'train/loss': 0.43219, 'train/examples_per_sec': 1530.2, 'train/data_wai
 def test_a_line_a_window_when_nobody_watches():
     stream = io.StringIO()
     progress = Progress(200, flops_per_example=2e6, stream=stream)
-    progress.begin(10)
     for step in (10, 20):
         progress.show(step, LINE | progress.speed(1530.2))
     first, second = stream.getvalue().splitlines()

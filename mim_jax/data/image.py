@@ -48,7 +48,7 @@ def decode(data: bytes | np.ndarray, *, channels: int, dtype: str, canvas: tuple
         pixels = _from_array(data, channels, dtype, canvas)
     elif data[:6] == _NPY:
         pixels = _from_array(np.load(BytesIO(data), allow_pickle=False), channels, dtype, canvas)
-    elif data[:4] in _TIFF and (channels not in MODES or dtype != 'uint8' or not _pillow_opens(data)):
+    elif data[:4] in _TIFF and (channels not in MODES or dtype != 'uint8' or not _pillow_opens(data, channels)):
         pixels = _from_array(read_tiff(data), channels, dtype, canvas)
     else:
         pixels = _from_image(data, channels, dtype, canvas)
@@ -74,6 +74,41 @@ def open_image(data: bytes) -> Image.Image:
         return Image.open(BytesIO(data))
     except Image.UnidentifiedImageError as error:
         raise Unreadable(f'not an image: starts with {bytes(data[:12])!r}') from error
+
+
+class Kind(NamedTuple):
+    """What a record is, before any conversion."""
+
+    format: str
+    mode: str  # Pillow's, or the NumPy type of an array
+    channels: int
+    bits: int  # 8, 16 or 32 (float)
+
+
+def kind_of(data: bytes | np.ndarray) -> Kind:
+    """Reads the header of an image, or all of an array file.
+
+    Raises:
+        Unreadable or what the reader raises: not an image.
+    """
+    if not len(data):
+        raise Unreadable('empty file (0 bytes)')
+    form = 'array' if isinstance(data, np.ndarray) else 'NPY' if data[:6] == _NPY else ''
+    if form == 'NPY':
+        data = np.load(BytesIO(data), allow_pickle=False)
+    elif not form:
+        try:
+            image = open_image(data)
+            deep = image.mode.startswith('I') or _is_deep_colour(image)
+            pages = getattr(image, 'n_frames', 1) if image.format == 'TIFF' else 1
+            if pages == 1:
+                return Kind(image.format, image.mode, len(image.getbands()), 16 if deep else 32 if image.mode == 'F' else 8)
+        except Unreadable:
+            if data[:4] not in _TIFF:
+                raise
+        form, data = 'TIFF', read_tiff(data)
+    channels = 1 if data.ndim == 2 else min(data.shape[0], data.shape[-1])
+    return Kind(form, str(data.dtype), channels, min(32, 8 * max(1, data.dtype.itemsize)) if data.dtype.kind in 'bu' else 32)
 
 
 def fit(height: int, width: int, canvas: tuple[int, int]) -> tuple[int, int]:
@@ -140,15 +175,17 @@ def _mode_notes(mode: str, asked: str) -> list[str]:
     return notes + [COLOUR] * (asked == 'L' and not gray)
 
 
-def _pillow_opens(data: bytes) -> bool:
+def _pillow_opens(data: bytes, channels: int) -> bool:
+    """Whether Pillow reads all that this TIFF holds: it gives one page of those whose bands are pages."""
     try:
-        return not _is_deep_colour(open_image(data))
+        image = open_image(data)
     except Unreadable:
         return False
+    return not _is_deep_colour(image) and (channels == 1 or getattr(image, 'n_frames', 1) != channels)
 
 
 def read_tiff(data: bytes) -> np.ndarray:
-    """Any bands and depth, bands last.
+    """Any bands and depth; bands last, or first where the file does not say which axis they are.
 
     Raises:
         InputError: tifffile is not installed.
@@ -163,8 +200,7 @@ def read_tiff(data: bytes) -> np.ndarray:
     while array.ndim > 3 and 1 in array.shape:
         axis = array.shape.index(1)
         array, axes = array.squeeze(axis), axes[:axis] + axes[axis + 1 :]
-    bands = [i for i, axis in enumerate(axes) if axis not in 'YX']
-    return np.moveaxis(array, bands[0], -1) if len(bands) == 1 else array
+    return np.moveaxis(array, axes.index('S'), -1) if 'S' in axes else array
 
 
 def _from_array(array: np.ndarray, channels: int, dtype: str, canvas: tuple[int, int]) -> Pixels:
@@ -191,8 +227,10 @@ def _from_array(array: np.ndarray, channels: int, dtype: str, canvas: tuple[int,
 
 
 def _to_channels(array: np.ndarray, channels: int) -> tuple[np.ndarray, list[str]]:
-    """[h, w, any] to [h, w, channels], between gray, RGB and RGBA only."""
+    """[h, w, any] or [channels, h, w] to [h, w, channels]; other counts only between gray, RGB and RGBA."""
     has = array.shape[-1]
+    if array.shape[0] == channels and has not in (channels, 1, 3, 4):
+        return np.moveaxis(array, 0, -1), []
     if has == channels:
         return array, []
     if has == 1 and channels == 3:

@@ -111,7 +111,7 @@ def attentive_probe(
                 return features.stream(params, data.train(batch_size, seed=seed + number, steps=steps))
             return slices(train, np.random.default_rng((seed, number)).permutation(len(train.labels)), batch_size)
 
-        start = head.init(jax.random.key(seed), tokens[:1])['params']
+        start = jax.jit(head.init)(jax.random.key(seed), tokens[:1])['params']
         state = start, tx.init(start)
         for number in range(epochs):
             for batch in epoch_of(number):

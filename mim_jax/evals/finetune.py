@@ -86,7 +86,9 @@ def start(encoder: dict | None, batch: dict, **parts) -> step.TrainState:
         state = step.init(batch=batch, **parts)
         classifier = state.params['classifier']
         if encoder is not None:  # a copy: the train step gives its buffers away
-            classifier = classifier | dict(encoder={k: jax.tree.map(jnp.copy, encoder[k]) for k in classifier['encoder']})
+            classifier = classifier | dict(
+                encoder={k: jax.tree.map(jnp.copy, encoder[k]) for k in classifier['encoder']}
+            )
         params = dict(classifier=classifier)
         return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
 
@@ -117,7 +119,9 @@ def measure(params: dict, batches: Iterator[dict], task: Classification, augment
 
     hits, nats, rows = sum(np.asarray(sums(params, batch)) for batch in batches)
     if not rows:
-        raise InputError('no labelled image in the validation data: give it labels, or remove the fine-tuning evaluation')
+        raise InputError(
+            'no labelled image in the validation data: give it labels, or remove the fine-tuning evaluation'
+        )
     return float(hits / rows), float(nats / rows)
 
 
@@ -192,7 +196,9 @@ def finetune(
         parts = dict(seed=seed, objective=task, augment=data.augment, tx_of=tx_of, ema=bool(ema))
         state = start(given, first, **parts)
         for layer, scale, count in layer_table(state.params, depth, decay, tuned):
-            logging.info('%s: layer %d of %d, learning rate x %.4g, %d parameters', name, layer, depth + 1, scale, count)
+            logging.info(
+                '%s: layer %d of %d, learning rate x %.4g, %d parameters', name, layer, depth + 1, scale, count
+            )
         options = dict(seed=seed, loss=loss, tx=tx_of(state.params), schedule=schedule, accumulate=accumulate, ema=ema)
         train = jax.jit(partial(step.train_step, **options), donate_argnums=0)
         for i, batch in enumerate(training_batches(data, batch_size, total, seed), 1):
@@ -212,6 +218,8 @@ def check(encoder, pool: str, tuned_blocks: int | None, batch_size: int, accumul
     if pool == 'cls' and not encoder.class_token:
         raise InputError("evaluation pool 'cls' needs an encoder with a class token; use pool='mean'")
     if tuned_blocks is not None and not 0 <= tuned_blocks <= encoder.shape[1]:
-        raise InputError(f'tuned_blocks={tuned_blocks} but the encoder has {encoder.shape[1]} blocks: use 0 to that many')
+        raise InputError(
+            f'tuned_blocks={tuned_blocks} but the encoder has {encoder.shape[1]} blocks: use 0 to that many'
+        )
     if batch_size % accumulate:
         raise InputError(f'fine-tuning batch_size={batch_size} does not divide into accumulate={accumulate} parts')

@@ -1,15 +1,14 @@
 """Real handwritten digits and a small fresh ViT, as every evaluator gets them."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from mim_jax import augment, hiding, losses, masks, objectives, targets, tokenizers
+from mim_jax.evals.data import LabelledData
 from mim_jax.models import SelfAttention, ViT
 
 NUM_TRAIN = 1000
@@ -32,7 +31,7 @@ def labelled(image, label, num_train, mean=(0.3,), std=(0.4,), valid=None):
         order = np.random.default_rng(seed).permutation(num_train) if shuffle else np.arange(num_train)
         return passes(rows, batch_size, order if steps is None else order[: steps * batch_size])
 
-    return SimpleNamespace(
+    return LabelledData(
         train=train,
         val=lambda batch_size: passes(rows, batch_size, np.arange(num_train, count)),
         num_train=num_train,
@@ -58,16 +57,38 @@ def small_objective(patch=(2, 2), norm=False, on='hidden', **encoder):
 
 def start(objective, data, seed=0):
     """Fresh parameters."""
-    batch = data.augment(jax.random.key(0), next(data.val(2)), train=False)
-    return objective.init(jax.random.key(seed), batch, jax.random.key(1), train=False)['params']
+    key = jax.random.key(seed)
+    init = jax.jit(lambda batch: objective.init(key, data.augment(key, batch, train=False), key, train=False)['params'])
+    return init(next(data.val(2)))
 
 
 @pytest.fixture(scope='session')
-def digits():
+def make_data():
+    return labelled
+
+
+@pytest.fixture(scope='session')
+def make_objective():
+    return small_objective
+
+
+@pytest.fixture(scope='session')
+def make_params():
+    return start
+
+
+@pytest.fixture(scope='session')
+def digit_arrays():
+    """Pixels f32[n, 64] in [0, 1] and labels, the first NUM_TRAIN for training."""
     raw = load_digits()
     order = np.random.default_rng(0).permutation(len(raw.target))
-    image = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
-    return labelled(image[order], raw.target[order], NUM_TRAIN)
+    return (raw.data[order] / 16).astype(np.float32), raw.target[order].astype(np.int32)
+
+
+@pytest.fixture(scope='session')
+def digits(digit_arrays):
+    pixels, labels = digit_arrays
+    return labelled(np.round(pixels * 255).astype(np.uint8).reshape(-1, 8, 8, 1), labels, NUM_TRAIN)
 
 
 @pytest.fixture(scope='session')
@@ -77,4 +98,4 @@ def objective():
 
 @pytest.fixture(scope='session')
 def params(objective, digits):
-    return jax.tree.map(jnp.asarray, start(objective, digits))
+    return start(objective, digits)

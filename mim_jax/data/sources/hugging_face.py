@@ -8,12 +8,17 @@ from mim_jax.errors import InputError
 _LABELS = ('label', 'labels', 'fine_label')
 
 
-def _load(name: str):
-    """A DatasetDict or Dataset, from disk or the hub's cache."""
+def _library():
     try:
         import datasets
     except ImportError as error:
         raise InputError("hf: paths need the datasets library: pip install 'mim_jax[hub]'") from error
+    return datasets
+
+
+def _load(name: str):
+    """A DatasetDict or Dataset, from disk or the hub's cache."""
+    datasets = _library()
     try:
         return datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name)
     except Exception as error:  # the library raises a dozen kinds; each means that this name cannot be read
@@ -35,8 +40,7 @@ class HuggingFace(Labelled):
     """One split; images stay encoded."""
 
     def __init__(self, rest: str, labels: str, class_names: list[str] | None):
-        import datasets
-
+        datasets = _library()
         name, _, split = rest.rpartition(':') if ':' in rest else (rest, '', '')
         loaded = _load(name)
         if isinstance(loaded, dict):

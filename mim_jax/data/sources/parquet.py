@@ -61,10 +61,11 @@ class Parquet(Labelled):
 
     def _fields(self, group: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
         """Encoded images and their paths in a row group, the last used ones from memory."""
-        fields = self._cache.get(group)
-        if fields is not None:
+        if fields := self._cache.get(group):
             return fields
         with self._lock:
+            if fields := self._cache.get(group):
+                return fields
             file, index, _ = self._groups[group]
             column = pq.ParquetFile(self.files[file]).read_row_group(index, [self.column], use_threads=False).column(0)
             struct = pa.types.is_struct(column.type)

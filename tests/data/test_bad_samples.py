@@ -1,0 +1,64 @@
+"""The list of bad samples and when it stops a run."""
+
+import json
+
+import pytest
+
+from mim_jax.data import Bad, Report
+from mim_jax.errors import InputError, RunError
+
+
+def report(seen, *names, notes=()):
+    return Report(seen, [(name, 'broken') for name in names], [(name, kind) for name, kind in notes])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_bad_record_is_listed_once_across_restarts(tmp_path):
+    path = tmp_path / 'bad_samples.jsonl'
+    bad = Bad(path, 'data', 100)
+    assert bad.add(report(8, 'a', 'b', 'a')) == [('a', 'broken'), ('b', 'broken')]
+    assert bad.add(report(8, 'a')) == []
+    with path.open('a') as file:
+        file.write('{"name": "half a li')  # the run was killed here
+    again = Bad(path, 'data', 100)
+    assert again.add(report(8, 'a', 'c')) == [('c', 'broken')]
+    assert [entry['name'] for entry in lines(path)] == ['a', 'b', 'c']
+    assert lines(path)[0] == dict(name='a', reason='broken')
+
+
+def test_no_list_without_bad_records(tmp_path):
+    bad = Bad(tmp_path / 'bad_samples.jsonl', 'data', 100)
+    bad.add(report(64))
+    assert bad.share == 0 and not (tmp_path / 'bad_samples.jsonl').exists()
+
+
+def test_too_many_stop_the_run_but_not_before_there_is_enough_to_judge(tmp_path):
+    bad = Bad(tmp_path / 'list', 'the data', 1000, max_share=0.25)
+    bad.add(report(32, *'abcdefghijklmnop'))
+    with pytest.raises(RunError, match=r'the data: 32 of 64 records are bad, more than data.max_bad_share=0.25, as q \(broken\)'):
+        bad.add(report(32, *'qrstuvwxyzABCDEF'))
+
+
+@pytest.mark.parametrize('size, rows', [(3, 8), (1000, 64)])
+def test_nothing_readable_is_an_input_error(tmp_path, size, rows):
+    bad = Bad(tmp_path / 'list', 'the data', size, max_share=1.0)
+    with pytest.raises(InputError, match='no readable image in the data'):
+        bad.add(report(rows, *(f'n{i % size}' for i in range(rows))))
+
+
+def test_records_that_were_repaired_do_not_count_after_a_restart(tmp_path):
+    first = Bad(tmp_path / 'list', 'data', 1000, max_share=0.5)
+    first.add(report(60, *(f'n{i}' for i in range(60))))
+    again = Bad(tmp_path / 'list', 'data', 1000, max_share=0.5)
+    again.add(report(64, 'n1'))
+    assert again.share == 1 / 64
+
+
+def test_notes_are_counted_over_the_first_epoch(tmp_path):
+    bad = Bad(tmp_path / 'list', 'data', 10)
+    for _ in range(3):
+        bad.add(report(10, notes=[('a', 'gray'), ('b', 'gray'), ('b', 'deep')]))
+    assert bad.notes == dict(gray=2, deep=1) and bad.named == dict(gray=['a', 'b'], deep=['b'])
