@@ -1,4 +1,4 @@
-"""MAE (arXiv 2111.06377) on CIFAR-10: the small recipe, ViT-Tiny with patches of 4.
+"""MAE (arXiv 2111.06377) on CIFAR-10: the small recipe. `benchmarks/cifar10.py` cuts it to minutes and tells what comes out.
 
     python -m mim_jax.main --config=configs/mae_cifar10.py --workdir=DIR --config.data.path=cifar10_train.parquet --config.data.val_path=cifar10_test.parquet
 """
@@ -8,9 +8,15 @@ from configs.mae import get_config as mae
 
 def get_config():
     c = mae('tiny')
-    c.encoder = dict(name='ViT', width=192, depth=6, heads=3, class_token=True)
-    c.data.update(batch_size=512, canvas=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+    c.encoder = dict(name='ViT', width=192, depth=4, heads=4, class_token=True)
+    c.terms.pixels.predictor.update(width=96, depth=1, heads=4)
+    c.terms.pixels.target.norm = False
+    c.data.update(batch_size=256, canvas=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
     c.augment.eval_crop = 1.0
-    c.total_steps, c.schedule.warmup_steps, c.schedule.lr = 20_000, 1000, 5e-4
-    c.log_every, c.eval_every, c.checkpoint_every = 50, 5000, 1000
+    c.total_steps, c.schedule.warmup_steps, c.schedule.lr = 40_000, 1000, 1e-3
+    c.log_every, c.eval_every, c.checkpoint_every = 100, 10_000, 1000
+    for tune in (c.evals.finetune, c.evals.scratch):
+        tune.update(epochs=50, batch_size=128, lr=1e-3, drop_path=0.0, mixup=0.0, cutmix=0.0, augment=dict(crop='pad'))
+    c.evals.finetune.layer_decay = 0.75
+    c.evals_last = ('linear_probe', 'finetune', 'scratch')
     return c

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from mim_jax import build
+from mim_jax.errors import InputError
 from mim_jax.evals import LABEL_FREE
 from mim_jax.evals.reconstruction import save
 
@@ -18,10 +19,10 @@ ROWS = (  # heading of the final table, metric, metric of an untrained encoder w
 
 
 class Evaluation:
-    """The evaluators of a config: `evals` at the start, every `eval_every` steps and at the end, `final_evals` at the end.
+    """The evaluators of a config: `evals_often` at the start, every `eval_every` steps and at the end, `evals_last` at the end.
 
     Args:
-        config: with `evals`, `final_evals`.
+        config: with `evals`, and the two lists of their names.
         objective: what they evaluate.
         data: inputs.Data; where it has no labels, evaluators that need them are left out, and it says so once.
         writer: where numbers and pictures go.
@@ -33,23 +34,22 @@ class Evaluation:
 
     def __init__(self, config, objective, data, writer, progress):
         self.writer, self.progress = writer, progress
-        left_out = []
-
-        def built(specs, where):
-            chosen = {}
-            for name, spec in specs.items():
-                if data.unlabelled and spec.name not in LABEL_FREE:
-                    left_out.append(name)
-                else:
-                    chosen[name] = build.part('evals', spec, where=f'{where}.{name}', bind=False, objective=objective, data=data.labelled)
-            return chosen
-
-        self._often, self._last = built(config.evals, 'evals'), built(config.final_evals, 'final_evals')
+        often, last = config.evals_often, config.evals_last
+        if unknown := sorted({*often, *last} - config.evals.keys()):
+            raise InputError(f'config.evals has no {unknown[0]!r}. {build.nearest(unknown[0], config.evals)}')
+        needs_labels = {name for name in (*often, *last) if config.evals[name].name not in LABEL_FREE}
+        left_out = needs_labels if data.unlabelled else set()
         if left_out:
-            progress.say(f'without {", ".join(left_out)}: {data.unlabelled}')
+            progress.say(f'without {", ".join(sorted(left_out))}: {data.unlabelled}')
+
+        def built(names):
+            return {name: build.part('evals', config.evals[name], where=f'evals.{name}', bind=False, objective=objective, data=data.labelled)
+                    for name in names if name not in left_out}  # fmt: skip
+
+        self._often, self._last = built(often), built(last)
 
     def during(self, state) -> dict:
-        """Runs `evals`, writes what they measure, and gives it back."""
+        """Runs `evals_often`, writes what they measure, and gives it back."""
         return self._run(self._often, state)
 
     def final(self, state) -> None:

@@ -1,6 +1,8 @@
 """python -m mim_jax.main --config=configs/NAME.py[:variant] --workdir=DIR [--mode=train|eval] [--config.key=value ...]"""
 
+import difflib
 import json
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -27,11 +29,26 @@ def parse(argv: list[str]) -> None:
     except FileNotFoundError as error:
         raise InputError(f'no config file {error.filename!r}: configs/ has the ready ones') from error
     except (flags.Error, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(' '.join(str(error.args[0] if error.args else error).split())) from error
+        raise InputError(sentence(error, argv)) from error
+    path = next((arg.removeprefix('--config=').partition(':')[0] for arg in argv if arg.startswith('--config=')), None)
+    if path and not Path(path).exists():
+        known = [p.name for p in Path(path).parent.glob('*.py')] if Path(path).parent.is_dir() else []
+        close = difflib.get_close_matches(Path(path).name, known, 1)
+        raise InputError(f'no config file {path}' + (f': did you mean {Path(path).with_name(close[0])}?' if close else ''))
     if len(rest) > 1:
         raise InputError(f'cannot make sense of {rest[1]!r}: options look like --config.key=value')
     if not _WORKDIR.value:
         raise InputError('--workdir=DIR is missing: it holds the checkpoints, metrics and pictures of the run')
+
+
+def sentence(error: Exception, argv: list[str]) -> str:
+    """What was wrong with the flags, without the traceback some of these errors carry in their text."""
+    text = str(error.args[0] if error.args else error).strip()
+    if isinstance(error, KeyError | AttributeError) and (key := re.search(r'\w+', text)):
+        flag = next((arg for arg in argv if key[0] in arg.partition('=')[0].split('.')), key[0])
+        close = re.search(r'Did you mean "(\w+)"', text)
+        return f'{flag}: the config has no key {key[0]!r}' + (f'. Did you mean {close[1]!r}?' if close else '; config.json of any run lists them')
+    return text.splitlines()[-1].removeprefix('ValueError: ') if 'Traceback' in text else ' '.join(text.split())
 
 
 def load() -> tuple[ConfigDict, dict]:

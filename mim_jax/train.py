@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -155,7 +156,7 @@ def loop(run: Run, state: step.TrainState, position: dict, evaluation: Evaluatio
                 clock.restart()
             if save_now:
                 run.checkpoints.save(now, state, position)
-                run.writer.event('save', step=now, next_sample=position['next_sample'])
+                run.writer.event('save', step=now, next_sample=position['next_sample'], cpu_seconds=round(time.process_time()))
         batches.close()
     run.checkpoints.wait()
     return state

@@ -42,16 +42,9 @@ def decode(data: bytes | np.ndarray, *, channels: int, dtype: str, canvas: tuple
         Unreadable, OSError, ValueError or whatever Pillow raises on a broken file: this record is bad.
         InputError: it takes a library that is not installed.
     """
-    if not len(data):
-        raise Unreadable('empty file (0 bytes)')
-    if isinstance(data, np.ndarray):
-        pixels = _from_array(data, channels, dtype, canvas)
-    elif data[:6] == _NPY:
-        pixels = _from_array(np.load(BytesIO(data), allow_pickle=False), channels, dtype, canvas)
-    elif data[:4] in _TIFF and (channels not in MODES or dtype != 'uint8' or not _pillow_opens(data, channels)):
-        pixels = _from_array(read_tiff(data), channels, dtype, canvas)
-    else:
-        pixels = _from_image(data, channels, dtype, canvas)
+    record = opened(data, channels, dtype)
+    form = _from_array if isinstance(record, np.ndarray) else _from_image
+    pixels = form(record, channels, dtype, canvas)
     if min(pixels.original) < min_side:
         raise Unreadable(f'{pixels.original[0]} x {pixels.original[1]} pixels, smaller than data.min_side={min_side}')
     return pixels
@@ -64,16 +57,35 @@ def reason(error: Exception) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())}'
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Opens without decoding.
+def opened(data: bytes | np.ndarray, channels: int = 0, dtype: str = 'uint8') -> np.ndarray | Image.Image:
+    """A record as an array, or as an image that Pillow has not decoded yet, if it can without loss.
+
+    Args:
+        channels: 0 = all there are: every page of a TIFF.
 
     Raises:
-        Unreadable: not an image.
+        Unreadable or what the reader raises: not an image.
+        InputError: it takes a library that is not installed.
     """
+    if not len(data):
+        raise Unreadable('empty file (0 bytes)')
+    if isinstance(data, np.ndarray):
+        return data
+    if data[:6] == _NPY:
+        return np.load(BytesIO(data), allow_pickle=False)
+    tiff = data[:4] in _TIFF
+    if tiff and (dtype != 'uint8' or channels not in (0, *MODES)):
+        return read_tiff(data)
     try:
-        return Image.open(BytesIO(data))
+        image = Image.open(BytesIO(data))
     except Image.UnidentifiedImageError as error:
+        if tiff:
+            return read_tiff(data)
         raise Unreadable(f'not an image: starts with {bytes(data[:12])!r}') from error
+    pages = getattr(image, 'n_frames', 1) if tiff else 1
+    if tiff and (_is_deep_colour(image) or pages > 1 and channels in (0, pages)):
+        return read_tiff(data)
+    return image
 
 
 class Kind(NamedTuple):
@@ -86,29 +98,15 @@ class Kind(NamedTuple):
 
 
 def kind_of(data: bytes | np.ndarray) -> Kind:
-    """Reads the header of an image, or all of an array file.
-
-    Raises:
-        Unreadable or what the reader raises: not an image.
-    """
-    if not len(data):
-        raise Unreadable('empty file (0 bytes)')
-    form = 'array' if isinstance(data, np.ndarray) else 'NPY' if data[:6] == _NPY else ''
-    if form == 'NPY':
-        data = np.load(BytesIO(data), allow_pickle=False)
-    elif not form:
-        try:
-            image = open_image(data)
-            deep = image.mode.startswith('I') or _is_deep_colour(image)
-            pages = getattr(image, 'n_frames', 1) if image.format == 'TIFF' else 1
-            if pages == 1:
-                return Kind(image.format, image.mode, len(image.getbands()), 16 if deep else 32 if image.mode == 'F' else 8)
-        except Unreadable:
-            if data[:4] not in _TIFF:
-                raise
-        form, data = 'TIFF', read_tiff(data)
-    channels = 1 if data.ndim == 2 else min(data.shape[0], data.shape[-1])
-    return Kind(form, str(data.dtype), channels, min(32, 8 * max(1, data.dtype.itemsize)) if data.dtype.kind in 'bu' else 32)
+    """Reads the header of an image, or all of an array file. Errors as `opened`."""
+    record = opened(data)
+    if isinstance(record, Image.Image):
+        bits = 16 if record.mode.startswith('I') or _is_deep_colour(record) else 32 if record.mode == 'F' else 8
+        return Kind(record.format, record.mode, len(record.getbands()), bits)
+    form = 'array' if isinstance(data, np.ndarray) else 'NPY' if data[:6] == _NPY else 'TIFF'
+    bands_first = record.shape[-1] > max(32, record.shape[0])  # no channel count, so the first axis must be it
+    channels = 1 if record.ndim == 2 else record.shape[0 if bands_first else -1]
+    return Kind(form, str(record.dtype), channels, 8 * record.dtype.itemsize if record.dtype.kind in 'bu' else 32)
 
 
 def fit(height: int, width: int, canvas: tuple[int, int]) -> tuple[int, int]:
@@ -117,9 +115,8 @@ def fit(height: int, width: int, canvas: tuple[int, int]) -> tuple[int, int]:
     return (height, width) if scale >= 1 else (max(1, round(height * scale)), max(1, round(width * scale)))
 
 
-def _from_image(data: bytes, channels: int, dtype: str, canvas: tuple[int, int]) -> Pixels:
-    """By Pillow: 8 bits a channel, or one channel of more."""
-    image = open_image(data)
+def _from_image(image: Image.Image, channels: int, dtype: str, canvas: tuple[int, int]) -> Pixels:
+    """8 bits a channel, or one channel of more."""
     notes = []
     if image.format not in ('JPEG', 'MPO') and getattr(image, 'is_animated', False):
         notes.append(ANIMATED)
@@ -151,7 +148,8 @@ def _from_image(data: bytes, channels: int, dtype: str, canvas: tuple[int, int])
     if orientation != 1:
         image = ImageOps.exif_transpose(image)
     array = np.asarray(image)
-    return Pixels(_to_dtype(array.reshape(height, width, channels), dtype), tuple(notes), original)
+    array = array[..., None] if channels == 1 else array
+    return Pixels(array if dtype == 'uint8' else _to_dtype(array, dtype), tuple(notes), original)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -162,7 +160,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """16 bits a channel in the file, which Pillow cuts to 8."""
-    return any(';16' in str(tile[3]) for tile in image.tile)
+    return image.format != 'JPEG' and any(';16' in str(tile[3]) for tile in image.tile)
 
 
 def _mode_notes(mode: str, asked: str) -> list[str]:
@@ -173,15 +171,6 @@ def _mode_notes(mode: str, asked: str) -> list[str]:
     if gray and asked != 'L':
         notes.append(GRAY)
     return notes + [COLOUR] * (asked == 'L' and not gray)
-
-
-def _pillow_opens(data: bytes, channels: int) -> bool:
-    """Whether Pillow reads all that this TIFF holds: it gives one page of those whose bands are pages."""
-    try:
-        image = open_image(data)
-    except Unreadable:
-        return False
-    return not _is_deep_colour(image) and (channels == 1 or getattr(image, 'n_frames', 1) != channels)
 
 
 def read_tiff(data: bytes) -> np.ndarray:

@@ -21,6 +21,7 @@ from mim_jax.data.sources import Source
 from mim_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
+_TABLE = 1 << 24  # records whose order is kept as a table, which costs less than a small image does
 _CHUNKS = 4  # pieces of a batch for each thread: few enough to cost nothing, enough to keep all of them busy
 
 
@@ -89,9 +90,16 @@ def one_pass(
 
 
 def shuffled(sample: int, size: int, seed: int) -> int:
-    """Record number of a global sample index: each epoch is another permutation, in constant memory."""
+    """Record number of a global sample index: each epoch is another permutation."""
     epoch, index = divmod(sample, size)
-    return index_shuffle(index, max_index=size - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+    if size <= _TABLE:
+        return int(_permutation(seed, epoch, size)[index])
+    return index_shuffle(index, max_index=size - 1, seed=_epoch_seed(seed, epoch), rounds=4)  # in constant memory
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.RandomState(_epoch_seed(seed, epoch)).permutation(size)  # this legacy stream never changes
 
 
 @lru_cache(maxsize=8)

@@ -2,9 +2,10 @@
 
 from mim_jax.evals.attentive_probe import attentive_probe
 from mim_jax.evals.few_shot import few_shot
+from mim_jax.evals.finetune import finetune
 from mim_jax.evals.knn import knn
 from mim_jax.evals.linear_probe import linear_probe
 from mim_jax.evals.reconstruction import reconstruction
 
-__all__ = ['attentive_probe', 'few_shot', 'knn', 'linear_probe', 'reconstruction']
+__all__ = ['attentive_probe', 'few_shot', 'finetune', 'knn', 'linear_probe', 'reconstruction']
 LABEL_FREE = ('reconstruction',)  # all others need labels

@@ -74,22 +74,74 @@ def _gelu_backward(x, g):
 gelu.defvjp(lambda x: (gelu_reference(x), x), _gelu_backward)
 
 
-def attend(q, k, v, valid=None):
-    """Scaled dot-product attention, softmax in f32.
+def attend_reference(q, k, v, valid=None):
+    """Scaled dot-product attention, softmax in f32 (arXiv 1706.03762).
 
     q[B, Q, H, C], k and v[B, K, H, C]; valid bool[B, K] or None (all). Returns q.dtype[B, Q, H, C]; invalid keys get
     exactly zero weight, and a row without any valid key returns zeros.
     """
-    q = q * q.shape[-1] ** -0.5
-    scores = jnp.einsum('bqhc,bkhc->bhqk', q, k).astype(jnp.float32)
+    scores = jnp.einsum('bqhc,bkhc->bhqk', q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
     if valid is not None:
         valid = valid[:, None, None, :]
         scores = jnp.where(valid, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
     if valid is not None:
         weights = jnp.where(valid, weights, 0)
-    weights = checkpoint_name(weights.astype(v.dtype), 'attention')
-    return jnp.einsum('bhqk,bkhc->bqhc', weights, v)
+    return jnp.einsum('bhqk,bkhc->bqhc', weights.astype(v.dtype), v)
+
+
+def attend(q, k, v, valid=None):
+    """`attend_reference`, with a backward pass that keeps scores but not weights, in the layout each platform is fast with."""
+    q = q * q.shape[-1] ** -0.5
+
+    def heads_first(q, k, v, valid):
+        q, k, v = (t.swapaxes(1, 2) for t in (q, k, v))
+        return _attend(q, k, v, valid, 'bhqc,bhkc->bhqk', 'bhqk,bhkc->bhqc').swapaxes(1, 2)
+
+    def tokens_first(q, k, v, valid):  # and queries on the lanes of the scores
+        return _attend(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
+
+    return lax.platform_dependent(q, k, v, valid, tpu=tokens_first, default=heads_first)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attend(q, k, v, valid, to_scores, to_out):
+    return _attend_forward(q, k, v, valid, to_scores, to_out)[0]
+
+
+def _attend_forward(q, k, v, valid, to_scores, to_out):
+    scores = checkpoint_name(jnp.einsum(to_scores, q, k), 'attention')
+    keys = _keys_axis(to_scores)
+    wide = scores.astype(jnp.float32)
+    if valid is not None:
+        wide = jnp.where(jnp.expand_dims(valid, (1, 5 - keys)), wide, jnp.finfo(jnp.float32).min)
+    total = jax.nn.logsumexp(wide, axis=keys, keepdims=True)
+    out = jnp.einsum(to_out, _attention_weights(scores, total, valid, keys).astype(v.dtype), v)
+    return out, (q, k, v, valid, scores, total, out)
+
+
+def _attend_backward(to_scores, to_out, residuals, g):
+    q, k, v, valid, scores, total, out = residuals
+    keys = _keys_axis(to_scores)
+    weights = _attention_weights(scores, total, valid, keys)
+    dweights, dv = jax.vjp(partial(jnp.einsum, to_out), weights.astype(v.dtype), v)[1](g)
+    mean = jnp.einsum(to_out[-4:] + '->bhq', g.astype(jnp.float32) * out)  # of dweights under weights
+    dscores = (weights * (dweights - jnp.expand_dims(mean, keys))).astype(q.dtype)
+    dq, dk = jax.vjp(partial(jnp.einsum, to_scores), q, k)[1](dscores)
+    return dq, dk, dv, None
+
+
+def _keys_axis(to_scores):
+    return to_scores[-4:].index('k')
+
+
+def _attention_weights(scores, total, valid, keys):
+    """f32 softmax over axis `keys` from scores and their log-sum-exp; zero where invalid."""
+    weights = jnp.exp(scores.astype(jnp.float32) - total)
+    return weights if valid is None else jnp.where(jnp.expand_dims(valid, (1, 5 - keys)), weights, 0)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def drop_path(key, rates, batch):

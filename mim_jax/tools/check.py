@@ -78,9 +78,9 @@ def check(path: str, channels: int = 0, labels: str = 'auto', workers: int = 0, 
     rows = np.arange(len(source))
     if limit and limit < len(rows):
         rows = rows[:: -(-len(rows) // limit)]
-    common = _common(source, rows[:: -(-len(rows) // PEEK)])
-    channels = channels or common.channels
-    dtype = {8: 'uint8', 16: 'uint16', 32: 'float32'}[common.bits]
+    usual, bits = _common(source, rows[:: -(-len(rows) // PEEK)])
+    channels = channels or usual
+    dtype = {8: 'uint8', 16: 'uint16'}.get(bits, 'float32')
     found = _scan(source, rows, channels, dtype, workers)
     if not found.sizes:
         name, why = found.bad[0]
@@ -88,20 +88,25 @@ def check(path: str, channels: int = 0, labels: str = 'auto', workers: int = 0, 
     return _report(path, source, validation, len(rows), channels, dtype, found)
 
 
-def _common(source: Source, rows: np.ndarray) -> Kind:
-    """What most of some records are."""
+def _common(source: Source, rows: np.ndarray) -> tuple[int, int]:
+    """Channels and bits of most of some records."""
     kinds = []
     for row in rows:
         try:
             kinds.append(kind_of(source[int(row)].data))
         except InputError:
             raise
-        except Exception:  # noqa: S112 - the scan meets the same record again and lists it with its reason
+        except Exception:  # the scan meets the same record again, and lists it with its reason
             continue
-    if not kinds:
-        return Kind('', '', 3, 8)
-    most = Counter((min(kind.channels, 3) if kind.format not in ('NPY', 'TIFF', 'array') else kind.channels, kind.bits) for kind in kinds)
-    return Kind('', '', *most.most_common(1)[0][0])
+    most = Counter((_channels(kind), kind.bits) for kind in kinds)
+    return most.most_common(1)[0][0] if most else (3, 8)
+
+
+def _channels(kind: Kind) -> int:
+    """Channels to train on: an array's own; gray or RGB of an image, for its alpha says little and a palette is colour."""
+    if kind.mode.startswith(('uint', 'float', 'bool')):
+        return kind.channels
+    return 1 if kind.channels <= 2 and kind.mode != 'P' else 3
 
 
 def _scan(source: Source, rows: np.ndarray, channels: int, dtype: str, workers: int) -> Found:
@@ -161,8 +166,8 @@ def _report(path: str, source: Source, validation: str, looked: int, channels: i
         height=dict(min=int(sizes[:, 0].min()), median=int(np.median(sizes[:, 0])), max=int(sizes[:, 0].max())),
         width=dict(min=int(sizes[:, 1].min()), median=int(np.median(sizes[:, 1])), max=int(sizes[:, 1].max())),
         shorter_side={_bin(low, high): int(((low <= short) & (short < high)).sum()) for low, high in zip(SIDES, SIDES[1:], strict=False)},
-        mean=[round(float(x), 4) for x in mean],
-        std=[round(float(x), 4) for x in std],
+        mean=[float(f'{x:.4g}') for x in mean],
+        std=[float(f'{x:.4g}') for x in std],
         classes={name: found.labels[i] for i, name in enumerate(names)},
         unlabelled=found.labels[-1],
         conversions=dict(found.notes.most_common()),

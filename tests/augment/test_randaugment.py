@@ -70,7 +70,7 @@ def test_affine_operation_is_pillows(index, sign):
     assert (off > 1.5).mean() < 0.01  # a pixel whose source lies on the border may fall on either side of it
 
 
-@pytest.mark.parametrize('channels', [1, 3, 4])
+@pytest.mark.parametrize('channels', [1, 3])
 def test_policy_changes_most_images_and_keeps_the_range(channels):
     image = jnp.asarray(RNG.uniform(0, 1, (64, 16, 16, channels)), jnp.float32)
     got = jax.jit(jax.vmap(ra.rand_augment))(jax.random.split(jax.random.key(0), 64), image)

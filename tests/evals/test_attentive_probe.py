@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from mim_jax.errors import InputError
 from mim_jax.evals import attentive_probe
@@ -18,8 +19,8 @@ def needles():
     """Tokens of noise, of which one at a random place tells the class."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 512).astype(np.int32)
-    tokens = rng.normal(size=(512, 16, 8)).astype(np.float32)
-    tokens[np.arange(512), rng.integers(0, 16, 512)] = 6 * np.eye(8, dtype=np.float32)[labels]
+    tokens = rng.normal(size=(512, 8, 8)).astype(np.float32)
+    tokens[np.arange(512), rng.integers(0, 8, 512)] = 3 * (np.eye(8)[labels] + np.eye(8)[7])
     return Split(tokens, labels)
 
 
@@ -32,9 +33,11 @@ def test_finds_the_token_that_tells(needles):
     tx = optax.adamw(1e-2)
     params = jax.jit(HEAD.init)(jax.random.key(0), needles.features[:1])['params']
     state = params, tx.init(params)
-    for epoch in range(60):
+    for epoch in range(25):
         for batch in slices(needles, np.random.default_rng(epoch).permutation(512), 128):
             state = train_step(state, *batch, head=HEAD, tx=tx)
+    mean = needles.features.mean(1)
+    assert LogisticRegression().fit(mean, needles.labels).score(mean, needles.labels) < 0.7
     assert accuracy(state[0], needles) > 0.97
 
 
@@ -67,20 +70,18 @@ def test_slices_cover_the_order_once(needles):
     assert all(len(tokens) == 128 for tokens, _, _ in batches)
 
 
-def test_learns_on_digits_cached_or_not(objective, digits, params):
-    options = dict(epochs=12, lr=1e-2, batch_size=100)
-    cached = attentive_probe(objective, digits, **options)(params)
-    again = attentive_probe(objective, digits, **options)(params)
-    streamed = attentive_probe(objective, digits, cache_gb=0, **options)(params)
-    assert cached == again
-    for result in (cached, streamed):
-        assert 0.5 < result['eval/attentive_top1'] < 1
+@pytest.mark.parametrize('cache_gb', [1, 0])
+def test_learns_on_digits_cached_or_not(objective, digits, params, cache_gb):
+    evaluate = attentive_probe(objective, digits, cache_gb=cache_gb, epochs=8, lr=1e-2, batch_size=100)
+    result = evaluate(params)
+    assert result == evaluate(params)
+    assert 0.3 < result['eval/attentive_top1'] < 1
 
 
 def test_no_label_is_told(objective, digits, params):
     def val(batch_size):
         return ({**batch, 'label': np.full_like(batch['label'], -1)} for batch in digits.val(batch_size))
 
-    evaluate = attentive_probe(objective, dataclasses.replace(digits, val=val), epochs=1, cache_gb=0)
+    evaluate = attentive_probe(objective, dataclasses.replace(digits, val=val))
     with pytest.raises(InputError, match='no image with a label in the validation data'):
         evaluate(params)
