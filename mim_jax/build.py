@@ -4,10 +4,49 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 
 from mim_jax.errors import InputError
 from mim_jax.objectives import MaskedPrediction, Term
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+LIMITS = {  # of numbers, both included
+    'seed': (0, 2**31 - 1),
+    'total_steps': (1, None),
+    'log_every': (1, None),
+    'eval_every': (0, None),
+    'checkpoint_every': (1, None),
+    'keep_checkpoints': (1, None),
+    'micro_batch': (0, None),
+    'max_bad_steps': (1, None),
+    'ema': (0, 1),
+    'data.batch_size': (1, None),
+    'data.channels': (1, None),
+    'data.workers': (0, None),
+    'data.min_side': (1, None),
+    'data.holdout': (0, 1),
+    'data.max_bad_share': (0, 1),
+}
+
+
+def check(config) -> None:
+    """Looks at the values that no part looks at.
+
+    Raises:
+        InputError: one is out of range.
+    """
+    for key, (least, most) in LIMITS.items():
+        value = reduce(getattr, key.split('.'), config)
+        if value < least or most is not None and value > most:
+            wanted = f'at least {least}' if most is None else f'between {least} and {most}'
+            raise InputError(f'config.{key}={value}: it has to be {wanted}')
+    for key in ('image_size', 'canvas'):
+        if len(config.data[key]) != 2 or min(config.data[key]) < 1:
+            raise InputError(f'config.data.{key}={tuple(config.data[key])}: it has to be height and width in pixels, as "(224, 224)"')
+    if min(config.data.std) <= 0:
+        raise InputError(f'config.data.std={tuple(config.data.std)}: every number has to be above 0')
+    if config.dtype not in DTYPES:
+        raise InputError(f'config.dtype={config.dtype}: there is no such type to compute in. {nearest(config.dtype, DTYPES)}')
 
 
 def nearest(word: str, known) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -68,25 +68,38 @@ def train_step(config, objective, augment: Callable, abstract: step.TrainState, 
         jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, NamedSharding(mesh, PartitionSpec())))
         return jitted.lower(abstract, batch, jax.ShapeDtypeStruct((), jnp.float32))
 
-    return fit(lower, config.data.batch_size // devices, config.micro_batch, MEMORY_SHARE * device_memory())
+    rows = config.data.batch_size // devices
+    return fit(lower, rows, cuts(rows, config.micro_batch), MEMORY_SHARE * device_memory())
 
 
-def fit(lower: Callable[[int], jax.stages.Lowered], rows: int, micro_batch: int, limit: float) -> Step:
+def cuts(rows: int, micro_batch: int) -> list[int]:
+    """Into how many micro-batches the rows of a device may be cut, ascending.
+
+    Args:
+        rows: of the global batch on one device.
+        micro_batch: rows a device computes at once; 0 = any that divide.
+
+    Raises:
+        InputError: `micro_batch` does not divide `rows`.
+    """
+    divisors = [d for d in range(1, rows + 1) if rows % d == 0]
+    if micro_batch and rows % micro_batch:
+        raise InputError(f'micro_batch={micro_batch} does not divide the {rows} rows of a device: use one of {", ".join(map(str, divisors))}')
+    return [rows // micro_batch] if micro_batch else divisors
+
+
+def fit(lower: Callable[[int], jax.stages.Lowered], rows: int, choices: Sequence[int], limit: float) -> Step:
     """Compiles with the fewest micro-batches whose memory fits.
 
     Args:
         lower: `(accumulate) -> lowered step`.
         rows: of the global batch on one device.
-        micro_batch: rows a device computes at once; 0 = the most that fit.
+        choices: numbers of micro-batches to try, ascending.
         limit: bytes of a device.
 
     Raises:
-        InputError: `micro_batch` does not divide `rows`, or the smallest does not fit.
+        InputError: the smallest micro-batch does not fit.
     """
-    divisors = [d for d in range(1, rows + 1) if rows % d == 0]
-    if micro_batch and rows % micro_batch:
-        raise InputError(f'micro_batch={micro_batch} does not divide the {rows} rows of a device: use one of {divisors}')
-    choices = [rows // micro_batch] if micro_batch else divisors
     least, need = 1, 0.0
     for accumulate in choices:
         if accumulate < least:

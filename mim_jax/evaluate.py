@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import jax
+
 from mim_jax import build
 from mim_jax.errors import InputError
 from mim_jax.evals import LABEL_FREE
@@ -25,15 +27,15 @@ class Evaluation:
         config: with `evals`, and the two lists of their names.
         objective: what they evaluate.
         data: inputs.Data; where it has no labels, evaluators that need them are left out, and it says so once.
-        writer: where numbers and pictures go.
+        workdir: where metrics.jsonl is, and pictures go.
         progress: where lines are said.
 
     Raises:
         InputError: an evaluator or an option that does not exist.
     """
 
-    def __init__(self, config, objective, data, writer, progress):
-        self.writer, self.progress = writer, progress
+    def __init__(self, config, objective, data, workdir: Path, progress):
+        self.workdir, self.progress = workdir, progress
         often, last = config.evals_often, config.evals_last
         if unknown := sorted({*often, *last} - config.evals.keys()):
             raise InputError(f'config.evals has no {unknown[0]!r}. {build.nearest(unknown[0], config.evals)}')
@@ -48,35 +50,47 @@ class Evaluation:
 
         self._often, self._last = built(often), built(last)
 
-    def during(self, state) -> dict:
-        """Runs `evals_often`, writes what they measure, and gives it back."""
-        return self._run(self._often, state)
+    def during(self, state, writer) -> dict:
+        """Runs `evals_often`, gives what they measure to the writer, and back."""
+        return self._run(self._often, state, writer)
 
-    def final(self, state) -> None:
-        """Runs all, and prints the table of the run."""
-        self._run(self._often | self._last, state)
-        self.progress.say(table(self.writer.workdir))
+    def final(self, state, writer, again: bool = False) -> None:
+        """Runs all, unless they have been before or should be `again`, and prints the table of the run."""
+        if again or not self.measured(int(state.step)):
+            self._run(self._often | self._last, state, writer)
+        self.progress.say(table(self.workdir))
 
-    def _run(self, evaluators: dict, state) -> dict:
+    def measured(self, step: int) -> bool:
+        """Whether the evaluations of this step are in metrics.jsonl."""
+        return any(line['step'] == step and any(name.startswith('eval/') for name in line) for line in logged(self.workdir))
+
+    def _run(self, evaluators: dict, state, writer) -> dict:
         step, params = int(state.step), state.params if state.ema is None else state.ema
         values, pictures = {}, {}
         for evaluator in evaluators.values():
             for name, value in evaluator(params).items():
                 (pictures if getattr(value, 'ndim', 0) else values)[name] = value
-        for name, picture in pictures.items():
-            save(picture, self.writer.workdir / f'{name}s' / f'{step}.png')
-        self.writer.images(step, pictures)
+        for name, picture in pictures.items() if jax.process_index() == 0 else ():
+            save(picture, self.workdir / f'{name}s' / f'{step}.png')
+        writer.images(step, pictures)
         if values:
-            self.writer.scalars(step, values)
+            writer.scalars(step, values)
         return values
+
+
+def logged(workdir: Path) -> list[dict]:
+    """What metrics.jsonl holds."""
+    path = workdir / 'metrics.jsonl'
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(workdir: Path) -> str:
     """First and last value of what a run measured, as text that can be pasted into Markdown."""
     first, last = {}, {}
-    for line in (workdir / 'metrics.jsonl').read_text().splitlines():
-        values = {k: v for k, v in json.loads(line).items() if v is not None}
-        first = values | first
+    for line in logged(workdir):
+        values = {k: v for k, v in line.items() if v is not None}
+        if line['step'] <= 1 or any(name.endswith('_untrained') for name in line):
+            first = values | first
         last |= values
     lines = [('', 'untrained', 'trained')]
     for heading, name, untrained in ROWS:

@@ -8,8 +8,19 @@ import jax
 
 from mim_jax.data import pipeline
 from mim_jax.data.bad_samples import Bad, Report
-from mim_jax.data.sources import open_splits
+from mim_jax.data.sources import open_source, open_splits
 from mim_jax.evals.data import LabelledData
+
+
+def check(config) -> None:
+    """Looks whether the paths exist, before anything slow.
+
+    Raises:
+        InputError: one does not.
+    """
+    for path in filter(None, (config.data.path, config.data.val_path)):
+        if not set(path) & set(':*?[') and not Path(path).expanduser().exists():
+            open_source(path)  # tells the nearest name that does exist
 
 
 class Data:
@@ -65,7 +76,12 @@ class Data:
         """
         for name, reason in self.bad.add(report):
             writer.event('bad_sample', step=step, name=name, reason=reason)
-        if not self._told and self.bad.seen >= self.train_size:
+        if self.bad.seen >= self.train_size:
+            self.tell(writer, step)
+
+    def tell(self, writer, step: int) -> None:
+        """Once, at the end of the first epoch or of the run: what had to be converted."""
+        if not self._told:
             self._told = True
             for kind, count in self.bad.notes.items():
                 writer.event('converted', step=step, kind=kind, count=count, names=self.bad.named[kind])

@@ -1,9 +1,12 @@
 """What a run writes about itself: its config, where each value came from, and on what it ran."""
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -24,6 +27,41 @@ def make_workdir(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f'--workdir={workdir} cannot be made: {error.strerror}') from error
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Keeps other trainers out of the directory, by a lock that ends with the process however it ends.
+
+    Raises:
+        InputError: another one is at work.
+    """
+    if jax.process_index():
+        yield
+        return
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(f'another process is training in --workdir={workdir}: wait for it, or choose another directory') from error
+    finally:
+        os.close(folder)
+
+
+def changes(workdir: Path, config) -> dict[str, tuple]:
+    """Keys whose values differ from those of the run before: {key: (before, now)}."""
+    path = workdir / 'config.json'
+    before = flat(json.loads(path.read_text())) if path.exists() else {}
+    now = flat(json.loads(json.dumps(config.to_dict(), default=str)))
+    keys = [key for key in before | now if not key.startswith(('origin.', 'environment.'))]
+    return {key: (before.get(key), now.get(key)) for key in keys if before and before.get(key) != now.get(key)}
+
+
+def flat(tree: dict, prefix: str = '') -> dict:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    pairs = (flat(value, f'{prefix}{key}.').items() if isinstance(value, dict) else [(f'{prefix}{key}', value)] for key, value in tree.items())
+    return {key: value for some in pairs for key, value in some}
 
 
 def write_config(workdir: Path, config, origin: dict, data) -> None:

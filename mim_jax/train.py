@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mim_jax import build, compile, optim, record, sharding, step
+from mim_jax import build, compile, inputs, optim, record, sharding, step
 from mim_jax.checkpoint import Checkpoints
 from mim_jax.errors import InputError, RunError
 from mim_jax.evaluate import Evaluation
@@ -23,6 +23,62 @@ from mim_jax.metrics import Compilations, Writer, feature_health
 from mim_jax.progress import Clock, Progress
 
 PREEMPTED = 143  # exit status of a run that saved and left because it was told to
+NEVER = 2**62  # a step after every other
+
+
+class Stop(BaseException):
+    """Told to stop where nothing is half done: while it compiles or evaluates."""
+
+
+@dataclass
+class Signals:
+    """SIGTERM and SIGINT. Amid steps they are collected, so that the loop can save and leave; else they raise Stop.
+
+    A second one kills as usual. Where there are several hosts, JAX listens for SIGTERM and makes them agree on a step.
+    """
+
+    received: list[int] = field(default_factory=list)
+    stepping: bool = False
+
+    def told_to_stop(self, now: int) -> bool:
+        """Whether the run should save and leave."""
+        return multihost_utils.reached_preemption_sync_point(now) if jax.process_count() > 1 else bool(self.received)
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """Takes the signals over."""
+        kinds = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
+
+        def note(kind, frame):
+            self.received.append(kind)
+            signal.signal(kind, signal.SIG_DFL)
+            if not self.stepping:
+                raise Stop
+
+        before = [signal.signal(kind, note) for kind in kinds]
+        try:
+            yield
+        finally:
+            for kind, handler in zip(kinds, before, strict=True):
+                signal.signal(kind, handler)
+
+    @contextlib.contextmanager
+    def wait(self) -> Iterator[None]:
+        """Amid steps: a signal waits until it is asked for."""
+        self.stepping = True
+        try:
+            yield
+        finally:
+            self.stepping = False
+
+    @contextlib.contextmanager
+    def cut_short(self) -> Iterator[None]:
+        """Amid steps, what a signal may end at once."""
+        with contextlib.suppress(Stop):
+            self.stepping = False
+            yield
+            self.stepping = True
+        self.stepping = True
 
 
 @dataclass
@@ -35,17 +91,12 @@ class Run:
     augment: Callable
     abstract: step.TrainState  # shapes and shardings
     data: Data
+    evaluation: Evaluation
     checkpoints: Checkpoints
     progress: Progress
     compilations: Compilations
+    signals: Signals
     writer: Writer | None = None
-    signals: list[int] = field(default_factory=list)  # received
-
-    def told_to_stop(self, now: int) -> bool:
-        """Whether the run should save and leave; all hosts agree on the step."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(now)
-        return bool(self.signals)
 
 
 def run(config, workdir: str, mode: str, origin: dict) -> int:
@@ -65,34 +116,55 @@ def run(config, workdir: str, mode: str, origin: dict) -> int:
         RunError: the run cannot go on.
     """
     workdir = Path(workdir)
+    build.check(config)
+    inputs.check(config)
     compile.keep_compilations()
-    mesh = sharding.make_mesh(**config.mesh)
-    with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
-        objective, augment, abstract = parts(config, mesh)
-        record.make_workdir(workdir)
-        data = Data(config, workdir, augment)
-        checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints, read_only=mode == 'eval')
-        closing.callback(checkpoints.close)
-        this = Run(config, mesh, objective, augment, abstract, data, checkpoints, Progress(config.total_steps), Compilations())
-        closing.callback(this.compilations.close)
-        state, position = start(this, mode)
-        if mode == 'train':
-            record.write_config(workdir, config, origin, data)
-        this.writer = Writer(workdir, step=int(state.step), tensorboard=config.tensorboard, wandb=config.wandb, config=config.to_dict())
-        closing.callback(this.writer.close)
-        evaluation = Evaluation(config, objective, data, this.writer, this.progress)
-        if mode == 'train':
-            state = loop(this, state, position, evaluation)
-        if this.signals and int(state.step) < config.total_steps:
-            this.progress.say(f'told to stop: saved at step {int(state.step)}; the same command goes on from there')
+    mesh, progress, signals = sharding.make_mesh(**config.mesh), Progress(config.total_steps), Signals()
+    try:
+        with jax.set_mesh(mesh), signals.listen(), contextlib.ExitStack() as closing:
+            objective, augment, abstract = parts(config, mesh)
+            record.make_workdir(workdir)
+            if mode == 'train':
+                closing.enter_context(record.alone(workdir))
+            data = inputs.Data(config, workdir, augment)
+            evaluation = Evaluation(config, objective, data, workdir, progress)
+            checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints, read_only=mode == 'eval')
+            closing.callback(checkpoints.close)
+            compilations = Compilations()
+            closing.callback(compilations.close)
+            this = Run(config, mesh, objective, augment, abstract, data, evaluation, checkpoints, progress, compilations, signals)
+            return to_the_end(this, mode, origin, closing)
+    except Stop:
+        progress.say('told to stop; the same command goes on from the last checkpoint')
+        return PREEMPTED
+
+
+def to_the_end(run: Run, mode: str, origin: dict, closing: contextlib.ExitStack) -> int:
+    """Goes on from the newest checkpoint to the last evaluation, and gives the exit status."""
+    config, workdir, train = run.config, run.data.workdir, mode == 'train'
+    state, position = start(run, mode)
+    now = int(state.step)
+    changed = record.changes(workdir, config) if train and now else {}
+    if train:
+        record.write_config(workdir, config, origin, run.data)
+    run.writer = Writer(workdir, step=now if train else NEVER, tensorboard=config.tensorboard, wandb=config.wandb, config=config.to_dict())
+    closing.callback(run.writer.close)
+    if changed:
+        run.progress.say('changed since the last start: ' + ', '.join(f'{key} {a!r} -> {b!r}' for key, (a, b) in changed.items()))
+        run.writer.event('config_changed', step=now, keys=changed)
+    if train:
+        state, stopped = loop(run, state, position)
+        if stopped:
+            run.progress.say(f'told to stop: saved at step {int(state.step)}; the same command goes on from there')
             return PREEMPTED
-        evaluation.final(state)
-        return 0
+    run.evaluation.final(state, run.writer, again=not train)
+    return 0
 
 
 def parts(config, mesh: Mesh):
     """(objective, augment, shapes and shardings of the state): any wrong part, option or shape fails here, before data is read."""
     sharding.check_batch(config.data.batch_size, mesh)
+    compile.cuts(config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp']), config.micro_batch)
     objective, augment = build.objective(config), build.augment(config)
     build.schedule(config)
     try:
@@ -121,29 +193,30 @@ def start(run: Run, mode: str = 'train') -> tuple[step.TrainState, dict]:
     return state, dict(next_sample=0, skipped_steps=0, lr_scale=1.0, rollbacks=0)
 
 
-def loop(run: Run, state: step.TrainState, position: dict, evaluation: Evaluation) -> step.TrainState:
-    """Steps until the last one or a signal, and saves there."""
+def loop(run: Run, state: step.TrainState, position: dict) -> tuple[step.TrainState, bool]:
+    """Steps until the last one, or until told to stop, and saves there. -> the state, and whether it was told."""
     config, total, now = run.config, run.config.total_steps, int(state.step)
     run.writer.event('start', step=now, next_sample=position['next_sample'], devices=jax.device_count())
     if now >= total:
-        return state
+        return state, False
     train_step = prepare(run)
     names = [optim.path_str(path) for path, _ in jax.tree_util.tree_leaves_with_path(run.abstract.params)]
     guard = Guard(run.data.workdir, names, run.writer.event, position['skipped_steps'])
-    if now == 0 and config.eval_every:
-        evaluation.during(state)
-    batches, clock = run.data.train(position['next_sample']), Clock()
-    with signals(run.signals), contextlib.closing(clock):
-        while now < total and not run.told_to_stop(now):
+    if evaluates(config, now) and not run.evaluation.measured(now):
+        run.evaluation.during(state, run.writer)
+    stop, batches, clock = False, run.data.train(position['next_sample']), Clock()
+    with run.signals.wait(), contextlib.closing(clock), contextlib.ExitStack() as closing:
+        closing.callback(lambda: batches.close())
+        while now < total and not stop:
             rows, report = clock.fetch(batches)
             run.data.note(report, run.writer, now)
             state, metrics = train_step(state, sharding.put(rows, run.mesh), np.float32(position['lr_scale']))
             clock.launched(metrics['loss'], config.data.batch_size)
             now += 1
-            save_now = now % config.checkpoint_every == 0 or now == total or run.told_to_stop(now)
+            due = now % config.checkpoint_every == 0 or now == total
             bad = guard.watch(now, rows, metrics)
-            bad = guard.flush() if save_now else bad
-            position |= dict(next_sample=position['next_sample'] + config.data.batch_size, skipped_steps=guard.skipped)
+            bad = guard.flush() if due else bad
+            position = position | dict(next_sample=position['next_sample'] + config.data.batch_size, skipped_steps=guard.skipped)
             if bad >= min(config.max_bad_steps, total):
                 state, position = roll_back(run, guard, now, position)
                 now, batches = int(state.step), restarted(run, batches, position)
@@ -151,15 +224,28 @@ def loop(run: Run, state: step.TrainState, position: dict, evaluation: Evaluatio
                 continue
             if now in (1, total) or now % config.log_every == 0:
                 log(run, now, metrics, clock, position)
-            if config.eval_every and now % config.eval_every == 0 and now < total:
-                evaluation.during(state)
+            if evaluates(config, now) and now < total:
+                with run.signals.cut_short():
+                    run.evaluation.during(state, run.writer)
                 clock.restart()
-            if save_now:
-                run.checkpoints.save(now, state, position)
-                run.writer.event('save', step=now, next_sample=position['next_sample'], cpu_seconds=round(time.process_time()))
-        batches.close()
+            stop = run.signals.told_to_stop(now)
+            if stop or now == total or due and not bad:  # not amid bad steps: a rollback wants to go back before them
+                guard.flush()
+                save(run, now, state, position | dict(skipped_steps=guard.skipped))
+        run.data.tell(run.writer, now)
     run.checkpoints.wait()
-    return state
+    return state, stop
+
+
+def evaluates(config, now: int) -> bool:
+    """Whether `evals` run at this step."""
+    return config.eval_every > 0 and now % config.eval_every == 0
+
+
+def save(run: Run, now: int, state: step.TrainState, position: dict) -> None:
+    """Starts a save of the state and of what belongs to it."""
+    run.checkpoints.save(now, state, position)
+    run.writer.event('save', step=now, next_sample=position['next_sample'], cpu_seconds=round(time.process_time()))
 
 
 def prepare(run: Run) -> Callable:
@@ -168,7 +254,7 @@ def prepare(run: Run) -> Callable:
     compiled = compile.train_step(config, run.objective, run.augment, run.abstract, run.mesh)
     run.progress.flops_per_example = compile.model_flops(config, run.objective, run.augment, run.abstract.params)
     devices, rows = run.mesh.shape['data'] * run.mesh.shape['fsdp'], config.data.batch_size
-    peak = max(float(build.schedule(config)(i)) for i in (config.schedule.warmup_steps, 0))
+    peak = float(jax.vmap(build.schedule(config))(np.arange(config.total_steps)).max())
     millions = sum(x.size for x in jax.tree.leaves(run.abstract.params)) / 1e6
     run.progress.say(
         f'{millions:.1f} M parameters; {run.data.train_size} records; batch {rows} = {devices} devices x {compiled.accumulate} micro-batches x '
@@ -216,20 +302,3 @@ def restarted(run: Run, batches: Iterator, position: dict) -> Iterator:
     """The data from another position."""
     batches.close()
     return run.data.train(position['next_sample'])
-
-
-@contextlib.contextmanager
-def signals(received: list[int]) -> Iterator[None]:
-    """Collects SIGTERM and SIGINT, so that the loop can save and leave at the end of a step; a second one kills as usual."""
-    kinds = (signal.SIGTERM, signal.SIGINT)
-
-    def note(kind, frame):
-        received.append(kind)
-        signal.signal(kind, signal.SIG_DFL)
-
-    before = [signal.signal(kind, note) for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
