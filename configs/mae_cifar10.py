@@ -8,12 +8,12 @@ from configs.mae import get_config as mae
 
 def get_config():
     c = mae('tiny')
-    c.encoder = dict(name='ViT', width=192, depth=4, heads=4, class_token=True)
-    c.terms.pixels.predictor.update(width=96, depth=1, heads=4)
+    c.encoder = dict(name='ViT', width=128, depth=4, heads=4, class_token=True)
+    c.terms.pixels.predictor.update(width=64, depth=1, heads=4)
     c.terms.pixels.target.norm = False
-    c.data.update(batch_size=256, canvas=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+    c.data.update(batch_size=128, canvas=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
     c.augment.eval_crop = 1.0
-    c.total_steps, c.schedule.warmup_steps, c.schedule.lr = 40_000, 1000, 1e-3
+    c.total_steps, c.schedule.warmup_steps, c.schedule.lr = 100_000, 1000, 3e-3
     c.log_every, c.eval_every, c.checkpoint_every = 100, 10_000, 1000
     for tune in (c.evals.finetune, c.evals.scratch):
         tune.update(epochs=50, batch_size=128, lr=1e-3, drop_path=0.0, mixup=0.0, cutmix=0.0, augment=dict(crop='pad'))

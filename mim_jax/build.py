@@ -3,13 +3,15 @@
 import difflib
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 
+from mim_jax.data import image
 from mim_jax.errors import InputError
 from mim_jax.objectives import MaskedPrediction, Term
 
-DTYPES = ('float32', 'bfloat16', 'float16')
+DTYPES = ('float32', 'bfloat16', 'float16')  # of the computation
 LIMITS = {  # of numbers, both included
     'seed': (0, 2**31 - 1),
     'total_steps': (1, None),
@@ -26,6 +28,11 @@ LIMITS = {  # of numbers, both included
     'data.min_side': (1, None),
     'data.holdout': (0, 1),
     'data.max_bad_share': (0, 1),
+    'encoder.depth': (1, None),
+    'schedule.lr': (0, None),
+    'schedule.warmup_steps': (0, None),
+    'optimizer.weight_decay': (0, None),
+    'optimizer.clip': (0, None),
 }
 
 
@@ -36,8 +43,8 @@ def check(config) -> None:
         InputError: one is out of range.
     """
     for key, (least, most) in LIMITS.items():
-        value = reduce(getattr, key.split('.'), config)
-        if value < least or most is not None and value > most:
+        value = reduce(lambda node, name: node.get(name), key.split('.'), config)
+        if value is not None and not least <= value <= (math.inf if most is None else most):
             wanted = f'at least {least}' if most is None else f'between {least} and {most}'
             raise InputError(f'config.{key}={value}: it has to be {wanted}')
     for key in ('image_size', 'canvas'):
@@ -45,8 +52,9 @@ def check(config) -> None:
             raise InputError(f'config.data.{key}={tuple(config.data[key])}: it has to be height and width in pixels, as "(224, 224)"')
     if min(config.data.std) <= 0:
         raise InputError(f'config.data.std={tuple(config.data.std)}: every number has to be above 0')
-    if config.dtype not in DTYPES:
-        raise InputError(f'config.dtype={config.dtype}: there is no such type to compute in. {nearest(config.dtype, DTYPES)}')
+    for key, given, known in (('dtype', config.dtype, DTYPES), ('data.dtype', config.data.dtype, image.DTYPES)):
+        if given not in known:
+            raise InputError(f'config.{key}={given}: it has to be one of {", ".join(known)}')
 
 
 def nearest(word: str, known) -> str:
@@ -87,7 +95,7 @@ def part(room: str, spec: Mapping, *, where: str = '', bind: bool = True, **extr
         raise InputError(f'config.{where} has no name: it needs name=..., one of what mim_jax.{room} exports')
     f = find(room, options.pop('name'))
     parameters = inspect.signature(f).parameters
-    taken = {name for name, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)} - {'parent'}
+    taken = {name for name, p in parameters.items() if inspect.isclass(f) or p.kind == p.KEYWORD_ONLY or p.default is not p.empty} - {'parent'}
     for name in options:
         if name not in taken and not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
             raise InputError(f'config.{where}.{name}: {f.__name__} takes no such option. {nearest(name, taken)}')

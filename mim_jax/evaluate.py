@@ -37,7 +37,7 @@ class Evaluation:
     def __init__(self, config, objective, data, workdir: Path, progress):
         self.workdir, self.progress = workdir, progress
         often, last = config.evals_often, config.evals_last
-        if unknown := sorted({*often, *last} - config.evals.keys()):
+        if unknown := sorted({*often, *last} - set(config.evals.keys())):
             raise InputError(f'config.evals has no {unknown[0]!r}. {build.nearest(unknown[0], config.evals)}')
         needs_labels = {name for name in (*often, *last) if config.evals[name].name not in LABEL_FREE}
         left_out = needs_labels if data.unlabelled else set()

@@ -5,6 +5,8 @@ import json
 import re
 import sys
 import traceback
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 from absl import flags
@@ -17,6 +19,13 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; the same c
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'Train, or evaluate the newest checkpoint of workdir again.')
 _TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where an error comes from, not only what it says.')
 
+KINDS = {  # of values, as the command line takes them
+    bool: 'True or False',
+    int: 'a whole number',
+    float: 'a number',
+    tuple: 'a list, as "(8, 8)"',
+    ConfigDict: 'set key by key, as --config.encoder.name=ViT',
+}
 REPOSITORY = Path(__file__).parents[1]  # config files import each other as `configs.NAME`
 
 
@@ -30,7 +39,7 @@ def parse(argv: list[str]) -> None:
         raise InputError(f'no config file {error.filename!r}: configs/ has the ready ones') from error
     except (flags.Error, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(sentence(error, argv)) from error
-    path = next((arg.removeprefix('--config=').partition(':')[0] for arg in argv if arg.startswith('--config=')), None)
+    path = next((arg.removeprefix('--config=').partition(':')[0] for arg in reversed(argv) if arg.startswith('--config=')), None)
     if path and not Path(path).exists():
         known = [p.name for p in Path(path).parent.glob('*.py')] if Path(path).parent.is_dir() else []
         close = difflib.get_close_matches(Path(path).name, known, 1)
@@ -44,10 +53,14 @@ def parse(argv: list[str]) -> None:
 def sentence(error: Exception, argv: list[str]) -> str:
     """What was wrong with the flags, without the traceback some of these errors carry in their text."""
     text = str(error.args[0] if error.args else error).strip()
-    if isinstance(error, KeyError | AttributeError) and (key := re.search(r'\w+', text)):
-        flag = next((arg for arg in argv if key[0] in arg.partition('=')[0].split('.')), key[0])
+    key = re.search(r'\w+', text) if isinstance(error, KeyError | AttributeError) else None
+    if key and (flag := next((arg for arg in argv if key[0] in arg.partition('=')[0].split('.')), None)):
         close = re.search(r'Did you mean "(\w+)"', text)
-        return f'{flag}: the config has no key {key[0]!r}' + (f'. Did you mean {close[1]!r}?' if close else '; config.json of any run lists them')
+        hint = f'Did you mean {close[1]!r}?' if close else 'An option that the config file leaves out has to be written there first.'
+        return f'{flag}: the config has no key {key[0]!r}. {hint}'
+    flag = next((arg for arg in argv if arg.startswith('--config.') and text.startswith(f'flag {arg}:')), None)
+    if flag and (kind := KINDS.get(type(reduce(getitem, flag.partition('=')[0].split('.')[1:], flags.FLAGS['config'].value)))):
+        return f'{flag}: it has to be {kind}'
     return text.splitlines()[-1].removeprefix('ValueError: ') if 'Traceback' in text else ' '.join(text.split())
 
 
@@ -56,7 +69,7 @@ def load() -> tuple[ConfigDict, dict]:
     if _CONFIG.value is not None:
         source = flags.FLAGS['config'].config_filename
         changed = config_flags.get_override_values(flags.FLAGS['config'])
-        return _CONFIG.value, dict(config=str(source), **{key: 'command line' for key in changed})
+        return _CONFIG.value, dict(config=str(source), **dict.fromkeys(changed, 'command line'))
     saved = Path(_WORKDIR.value) / 'config.json'
     if _MODE.value == 'train' or not saved.exists():
         raise InputError('--config=configs/NAME.py is missing: it says what to train (try configs/quickstart.py)')
@@ -75,10 +88,18 @@ def main(argv: list[str]) -> int:
 
         return train.run(config, _WORKDIR.value, _MODE.value, origin)
     except (InputError, RunError) as error:
-        if flags.FLAGS.is_parsed() and _TRACEBACK.value:
-            traceback.print_exc()
-        print(f'mim_jax: {error}', file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        return failed(error, 2 if isinstance(error, InputError) else 1)
+    except OSError as error:  # a full disk, a directory without permission, wherever it shows
+        return failed(error, 1)
+
+
+def failed(error: Exception, status: int) -> int:
+    """Says why in one sentence, and gives the exit status."""
+    if flags.FLAGS.is_parsed() and _TRACEBACK.value:
+        traceback.print_exception(error)
+    text = f'{error.filename or ""}: {error.strerror}'.removeprefix(': ') if getattr(error, 'strerror', None) else error
+    print(f'mim_jax: {text}', file=sys.stderr)
+    return status
 
 
 if __name__ == '__main__':

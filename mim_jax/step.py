@@ -87,11 +87,15 @@ def train_step(state: TrainState, batch: dict, lr_scale: Array, *, seed: int, lo
     grad_norm = jnp.linalg.norm(leaf_norms)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     lr = schedule(state.step) * lr_scale
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optim.apply(state.params, updates, lr)
-    averaged = state.ema if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema)
-    new = state.replace(params=params, ema=averaged, opt_state=opt_state)
-    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state).replace(step=state.step + 1)
+
+    def update():
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optim.apply(state.params, updates, lr)
+        averaged = state.ema if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema)
+        return state.replace(params=params, ema=averaged, opt_state=opt_state)
+
+    # a branch, not a select of every leaf, which on CPU can cost more than the gradients do
+    new = jax.lax.cond(finite, update, lambda: state).replace(step=state.step + 1)
     aux['features'] = aux['features'][:KEPT_FEATURES]
     metrics = dict(loss=value, grad_norm=grad_norm, lr=lr, finite=finite, leaf_norms=leaf_norms, examples=batch['valid'].sum())
     return new, metrics | aux

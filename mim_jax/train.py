@@ -171,8 +171,9 @@ def parts(config, mesh: Mesh):
         shapes = jax.eval_shape(initial(config, objective, augment), compile.batch_spec(config, 2))
     except InputError:
         raise
-    except (ValueError, TypeError) as error:
-        raise InputError(f'the parts of this configuration do not fit together: {error}') from error
+    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+        text = f'nothing is called {error}' if isinstance(error, LookupError) else str(error).partition('\n')[0]
+        raise InputError(f'the parts of this configuration do not fit together: {text}') from error
     return objective, augment, sharding.abstract(shapes, sharding.shardings(shapes, mesh))
 
 

@@ -19,10 +19,10 @@ ROWS = 4
 def tiny(name: str) -> ConfigDict:
     """A shipped config with every width and depth as small as its parts allow."""
     config = importlib.import_module(f'configs.{name}').get_config()
-    small = dict(width=32, depth=2, heads=2)
+    small = dict(width=16, depth=2, heads=2)
     config.encoder = {k: v for k, v in config.encoder.items() if k not in ('size', *small)} | small
     for term in config.terms.values():
-        term.predictor.update({k: v for k, v in dict(width=24, depth=1, heads=2).items() if k in term.predictor})
+        term.predictor.update({k: v for k, v in dict(width=16, depth=1, heads=2).items() if k in term.predictor})
     side = tuple(4 * p for p in config.tokenizer.patch)
     config.data.update(image_size=side, canvas=side, batch_size=ROWS)
     config.total_steps, config.dtype = 2, 'float32'
@@ -51,6 +51,18 @@ def parts(config: ConfigDict):
     train = partial(step.train_step, seed=config.seed, loss=step.make_loss(objective, augment), tx=tx_of(state.params),
                     schedule=build.schedule(config), ema=config.ema)  # fmt: skip
     return objective, state, train
+
+
+def any_params(objective, batch) -> dict:
+    """Parameters of the right shapes with random values: quicker than compiling their initialisation."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0), batch, jax.random.key(1), train=False))['params']
+    return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype), shapes)
+
+
+def view(config: ConfigDict) -> dict:
+    """A batch as the objective gets it."""
+    return build.augment(config)(jax.random.key(0), raw_batch(config), train=False)
 
 
 def two_steps(state, train, config):

@@ -4,8 +4,11 @@ A batch is a pure function of its step, so neither the workers, nor the hosts, n
 in the data is one number. Nothing here touches a device.
 """
 
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -18,7 +21,7 @@ from grain.experimental import index_shuffle
 from mim_jax.data.bad_samples import Report
 from mim_jax.data.image import DTYPES, decode, reason
 from mim_jax.data.sources import Source
-from mim_jax.errors import InputError
+from mim_jax.errors import InputError, RunError
 
 Batch = dict[str, np.ndarray]
 _TABLE = 1 << 24  # records whose order is kept as a table, which costs less than a small image does
@@ -191,9 +194,25 @@ def _run(collate: Collate, steps: int, workers: int) -> Iterator[tuple[Batch, Re
     read = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=2)
     stream = dataset.to_iter_dataset(read)
     if workers:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1))
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1), _settle)
     iterator = iter(stream)
     try:
         yield from iterator
+    except RuntimeError as error:
+        if 'terminated unexpectedly' not in str(error):
+            raise
+        raise RunError(f'a decoding process ended ({error}); fewer data.workers or a smaller data.canvas take less memory') from error
     finally:
         iterator.close()
+
+
+def _settle(worker: int, workers: int) -> None:
+    """In a new worker: signals are for the trainer, which ends it; where the trainer is killed, it goes too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def follow():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

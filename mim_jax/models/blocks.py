@@ -91,17 +91,18 @@ def attend_reference(q, k, v, valid=None):
 
 
 def attend(q, k, v, valid=None):
-    """`attend_reference`, with a backward pass that keeps scores but not weights, in the layout each platform is fast with."""
+    """`attend_reference` with a backward pass that keeps scores but not weights, in the layout each platform is fast with."""
     q = q * q.shape[-1] ** -0.5
+    return lax.platform_dependent(q, k, v, valid, tpu=_tokens_first, default=_heads_first)
 
-    def heads_first(q, k, v, valid):
-        q, k, v = (t.swapaxes(1, 2) for t in (q, k, v))
-        return _attend(q, k, v, valid, 'bhqc,bhkc->bhqk', 'bhqk,bhkc->bhqc').swapaxes(1, 2)
 
-    def tokens_first(q, k, v, valid):  # and queries on the lanes of the scores
-        return _attend(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
+def _tokens_first(q, k, v, valid):
+    return _attend(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
 
-    return lax.platform_dependent(q, k, v, valid, tpu=tokens_first, default=heads_first)
+
+def _heads_first(q, k, v, valid):
+    q, k, v = (t.swapaxes(1, 2) for t in (q, k, v))
+    return _attend(q, k, v, valid, 'bhqc,bhkc->bhqk', 'bhqk,bhkc->bhqc').swapaxes(1, 2)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

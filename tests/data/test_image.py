@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from mim_jax.data.image import Unreadable, decode, fit
+from mim_jax.data.image import Unreadable, decode, fit, reason
 from mim_jax.errors import InputError
 
 rng = np.random.default_rng(0)
@@ -165,3 +165,10 @@ def test_without_tifffile_the_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'tifffile', None)
     with pytest.raises(InputError, match=r"pip install 'mim_jax\[tiff\]'"):
         pixels(tiff(np.zeros((8, 8, 5), np.uint8), photometric='minisblack'), 5)
+
+
+def test_a_decompression_bomb_is_a_reason(monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 20)
+    with pytest.raises(Image.DecompressionBombError) as caught:
+        pixels(encoded(smooth(9, 9, 3)))
+    assert reason(caught.value).startswith('DecompressionBombError: Image size (81 pixels)')

@@ -1,5 +1,9 @@
 """The order of samples depends on (seed, global sample index) alone."""
 
+import os
+import subprocess
+import sys
+import time
 from itertools import islice
 
 import numpy as np
@@ -39,13 +43,51 @@ def test_seeds_have_orders_of_their_own():
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_workers_do_not_change_the_batches(numbered, workers):
-    plain = list(batches(numbered, batch_size=6, steps=5, channels=1, **OPTIONS))
-    other = list(batches(numbered, batch_size=6, steps=5, channels=1, workers=workers, **OPTIONS))
-    assert len(other) == 5
-    for (a, _), (b, _) in zip(plain, other, strict=True):
+def test_workers_change_neither_batches_nor_reports(hostile, workers):
+    options = dict(batch_size=4, steps=5, canvas=(24, 32))
+    plain = list(batches(open_source(str(hostile)), **options))
+    other = list(batches(open_source(str(hostile)), workers=workers, **options))
+    assert len(other) == 5 and any(report.bad for _, report in other)
+    for (a, first), (b, second) in zip(plain, other, strict=True):
+        assert first == second
         for key in a:
             np.testing.assert_array_equal(a[key], b[key])
+
+
+SCRIPT = """
+import os, signal, sys
+from multiprocessing import active_children
+from mim_jax.data import batches, open_source
+from mim_jax.errors import RunError
+if __name__ == '__main__':
+    stream = batches(open_source('builtin:digits'), batch_size=8, channels=1, canvas=(8, 8), workers=1)
+    next(stream)
+    worker = active_children()[0].pid
+    os.kill(worker, signal.SIGTERM)  # is for the trainer
+    for _ in range(20):
+        next(stream)
+    print(worker, flush=True)
+    os.kill(os.getpid() if sys.argv[1] == 'trainer' else worker, signal.SIGKILL)
+    try:
+        for _ in range(100):
+            next(stream)
+    except RunError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize('killed', ['trainer', 'worker'])
+def test_workers_go_with_the_trainer_and_their_death_is_told(tmp_path, killed):
+    (tmp_path / 'script.py').write_text(SCRIPT)
+    environment = os.environ | dict(PYTHONPATH=os.getcwd())
+    done = subprocess.run([sys.executable, 'script.py', killed], cwd=tmp_path, env=environment, text=True, timeout=120, stdout=subprocess.PIPE)
+    worker, *rest = done.stdout.splitlines()
+    if killed == 'worker':
+        assert done.returncode == 0 and rest[0].startswith('a decoding process ended')
+    deadline = time.time() + 20
+    while os.path.exists(f'/proc/{worker}') and time.time() < deadline:
+        time.sleep(0.1)
+    assert not os.path.exists(f'/proc/{worker}')
 
 
 def test_two_hosts_share_the_batch_of_one(numbered):
@@ -85,9 +127,8 @@ def test_the_batch_has_the_pixels_in_the_corner_of_the_canvas(flat):
         assert not image[24:].any() and not image[:, 32:].any()
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-def test_a_bad_record_leaves_its_row_and_moves_no_other(flat, workers):
-    options = dict(batch_size=5, steps=2, seed=1, canvas=(24, 32), workers=workers)
+def test_a_bad_record_leaves_its_row_and_moves_no_other(flat):
+    options = dict(batch_size=5, steps=2, seed=1, canvas=(24, 32))
     good = list(batches(open_source(str(flat)), **options))
     (flat / '03.png').write_bytes(b'no picture at all')
     seen, bad = list(batches(open_source(str(flat)), **options)), []

@@ -94,6 +94,7 @@ def test_a_missing_library_is_not_a_bad_record(tmp_path, monkeypatch):
         check(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_processes_find_what_the_threads_find(shared_images):
     path = str(shared_images / 'cifar10_test.parquet')
     one, two = check(path, workers=1, limit=2500), check(path, workers=2, limit=2500)

@@ -60,7 +60,7 @@ class Parquet(Labelled):
         self._open_cache()
 
     def _fields(self, group: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
-        """Encoded images and their paths in a row group, the last used ones from memory."""
+        """Encoded images and their paths in a row group, those read last from memory."""
         if fields := self._cache.get(group):
             return fields
         with self._lock:

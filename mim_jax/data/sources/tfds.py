@@ -21,12 +21,12 @@ class TFDS(Source):
         self.split = split or 'train'
         try:
             builder = tfds.builder(self.dataset)
-            features = builder.info.features
+            features = dict(builder.info.features)
             self.image = next((key for key in ('image', *features) if isinstance(features.get(key), tfds.features.Image)), None)
             skip = {self.image: tfds.decode.SkipDecoding()} if self.image else {}
             self.data = builder.as_data_source(split=self.split, decoders=skip)
         except Exception as error:  # the library raises a dozen kinds; each means that this name cannot be read
-            raise InputError(f'tfds:{rest}: {" ".join(str(error).split())[:300]}') from error
+            raise InputError(f'tfds:{rest}: {str(error).strip().splitlines()[0]}') from error
         if self.image is None:
             raise InputError(f'tfds:{rest}: no image among its features {", ".join(features)}')
         if labels not in ('auto', 'none') and labels not in features:
@@ -54,4 +54,4 @@ def splits(name: str) -> set[str]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f'tfds:{name}: {" ".join(str(error).split())[:300]}') from error
+        raise InputError(f'tfds:{name}: {str(error).strip().splitlines()[0]}') from error

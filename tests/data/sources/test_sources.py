@@ -248,7 +248,7 @@ class FakeTFDS:
         features = dict(id=object(), image=cls.features.Image(), label=SimpleNamespace(names=['x', 'y'], num_classes=2))
         rows = dict(train=3, test=2)
         read = lambda split, decoders: [dict(image=png(i), label=i % 2) for i in range(rows[split])]  # noqa: E731
-        return SimpleNamespace(info=SimpleNamespace(features=features, splits=rows), as_data_source=read)
+        return SimpleNamespace(info=SimpleNamespace(features=list(features.items()), splits=rows), as_data_source=read)
 
 
 def test_tfds(monkeypatch):
