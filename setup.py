@@ -35,7 +35,7 @@ setup(
         'audio': ['soundfile', 'soxr'],
         'cuda': ['jax[cuda13]>=0.10'],
         'hub': ['datasets>=3', 'huggingface_hub', 'safetensors'],
-        'test': ['psutil', 'pytest>=8', 'ruff==0.17.5', 'safetensors', 'tifffile', 'torch==2.13.0', 'transformers>=5'],
+        'test': ['psutil', 'pytest>=8', 'pytest-xdist>=3', 'ruff==0.17.5', 'safetensors', 'tifffile', 'torch==2.13.0', 'transformers>=5'],
         'tfds': ['tensorflow-datasets>=4.9'],
         'tiff': ['tifffile'],
         'tpu': ['jax[tpu]>=0.10'],

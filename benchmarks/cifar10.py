@@ -42,9 +42,18 @@ def cpu_seconds() -> float:
 def run(seed: int, workdir: Path) -> float:
     """One process of the trainer -> its CPU seconds."""
     changes = dict(seed=seed, total_steps=STEPS.value, eval_every=0, checkpoint_every=500)
-    changes |= {'data.path': TRAIN.value, 'data.val_path': TEST.value, 'data.batch_size': BATCH, 'schedule.warmup_steps': STEPS.value // 20}
+    changes |= {
+        'data.path': TRAIN.value,
+        'data.val_path': TEST.value,
+        'data.batch_size': BATCH,
+        'schedule.warmup_steps': STEPS.value // 20,
+    }
     for name in ('finetune', 'scratch'):
-        changes |= {f'evals.{name}.steps': TUNE_STEPS.value, f'evals.{name}.batch_size': TUNE_BATCH, f'evals.{name}.seed': seed}
+        changes |= {
+            f'evals.{name}.steps': TUNE_STEPS.value,
+            f'evals.{name}.batch_size': TUNE_BATCH,
+            f'evals.{name}.seed': seed,
+        }
     before = cpu_seconds()
     command = [sys.executable, '-m', 'mim_jax.main', '--config=configs/mae_cifar10.py', f'--workdir={workdir}']
     subprocess.run(command + [f'--config.{k}={v}' for k, v in changes.items()], check=True)
@@ -80,7 +89,9 @@ def main(_):
             lines.append(f'| {heading} | {percent(values)} | | |')
             continue
         others = [r[without] for r in results]
-        lines.append(f'| {heading} | {percent(values)} | {percent(others)} | {percent([a - b for a, b in zip(values, others, strict=True)])} |')
+        lines.append(
+            f'| {heading} | {percent(values)} | {percent(others)} | {percent([a - b for a, b in zip(values, others, strict=True)])} |'
+        )
     lines += ['', f'Top-1 accuracy in %, mean ± standard deviation of {len(results)} seeds; "without" is an untrained encoder for the probe, '
               'training from scratch with the same steps for fine-tuning.',
               f'{STEPS.value} steps of {BATCH} images; {TUNE_STEPS.value} steps of {TUNE_BATCH} images of fine-tuning.',

@@ -11,13 +11,10 @@ ratio is of the mean time of a step. --pipeline compares our loader with the bar
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import jax
 import numpy as np
 from absl import app, flags
-from PIL import Image
 
 from configs import mae
 from mim_jax import compile, sharding, train
@@ -58,7 +55,12 @@ def ours(batch: int, side: int):
         batches = (batch for batch, _ in loader(config))
     else:
         images = np.random.default_rng(0).standard_normal((batch, side, side, 3), np.float32)
-        one = dict(image=images, size=np.full((batch, 2), side, np.int32), label=np.zeros(batch, np.int32), valid=np.ones(batch, bool))
+        one = dict(
+            image=images,
+            size=np.full((batch, 2), side, np.int32),
+            label=np.zeros(batch, np.int32),
+            valid=np.ones(batch, bool),
+        )
         batches = iter(lambda one=jax.device_put(one): one, None)
     scale = np.float32(1)
 
@@ -125,7 +127,9 @@ def compare(batch: int, side: int):
                     times[name].append(time.perf_counter() - start)
     best = np.min if INPUT.value == 'synthetic' else np.mean
     ms = {name: 1e3 * best(t) for name, t in times.items()}
-    print(f'| {INPUT.value} | {batch} x {side} px | {ms["theirs"]:.1f} | {ms["ours"]:.1f} | {ms["theirs"] / ms["ours"]:.2f} |')
+    print(
+        f'| {INPUT.value} | {batch} x {side} px | {ms["theirs"]:.1f} | {ms["ours"]:.1f} | {ms["theirs"] / ms["ours"]:.2f} |'
+    )
 
 
 def main(_):

@@ -13,7 +13,10 @@ def size_and_patch(variant: str, patch: int = 16) -> tuple[str, int]:
     size = name.rstrip('0123456789')
     if size not in VARIANTS:
         close = difflib.get_close_matches(size, VARIANTS, 1, 0.3)
-        raise ValueError(f'no variant {variant!r}: use one of {", ".join(VARIANTS)}, or vit_SIZEPATCH as vit_l16' + (f'; did you mean {close[0]!r}?' if close else ''))
+        raise ValueError(
+            f'no variant {variant!r}: use one of {", ".join(VARIANTS)}, or vit_SIZEPATCH as vit_l16'
+            + (f'; did you mean {close[0]!r}?' if close else '')
+        )
     given = name.removeprefix(size)
     return size, int(given) if given else (14 if size == 'h' else patch)
 
@@ -50,7 +53,9 @@ def base() -> ConfigDict:
         min_side=2,
         max_bad_share=0.5,
     )
-    c.augment = dict(name='image', crop='random_resized', scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), pad=4, flip=True, eval_crop=0.875)
+    c.augment = dict(
+        name='image', crop='random_resized', scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), pad=4, flip=True, eval_crop=0.875
+    )
     c.optimizer = dict(name='adamw', b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
     c.schedule = dict(name='schedule', lr=1.5e-4, warmup_steps=0, end_lr=0.0, scale_lr_by=256)
     c.evals = dict(  # how each evaluation is done; the two keys below say which are
@@ -59,8 +64,31 @@ def base() -> ConfigDict:
         linear_probe=dict(name='linear_probe', pool='mean', epochs=90),
         attentive_probe=dict(name='attentive_probe', epochs=20),
         few_shot=dict(name='few_shot', pool='mean'),
-        finetune=dict(name='finetune', epochs=100, steps=0, batch_size=1024, lr=5e-4, layer_decay=0.65, drop_path=0.1, mixup=0.8, cutmix=1.0, seed=0),
-        scratch=dict(name='finetune', scratch=True, epochs=100, steps=0, batch_size=1024, lr=5e-4, layer_decay=1.0, drop_path=0.1, mixup=0.8, cutmix=1.0, seed=0),
+        finetune=dict(
+            name='finetune',
+            epochs=100,
+            steps=0,
+            batch_size=1024,
+            lr=5e-4,
+            layer_decay=0.65,
+            drop_path=0.1,
+            mixup=0.8,
+            cutmix=1.0,
+            seed=0,
+        ),
+        scratch=dict(
+            name='finetune',
+            scratch=True,
+            epochs=100,
+            steps=0,
+            batch_size=1024,
+            lr=5e-4,
+            layer_decay=1.0,
+            drop_path=0.1,
+            mixup=0.8,
+            cutmix=1.0,
+            seed=0,
+        ),
     )
     c.evals_often = ('reconstruction', 'knn')  # at the start, every eval_every steps and at the end
     c.evals_last = ('linear_probe',)  # at the end

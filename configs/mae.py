@@ -19,7 +19,11 @@ def get_config(variant: str = 'vit_l16'):
     c.encoder = dict(name='ViT', size=size, class_token=True)
     c.objective = dict(name='MaskedPrediction')
     decoder = dict(name='SelfAttention', width=512, depth=8, heads=16)
-    c.terms = dict(pixels=dict(predictor=decoder, target=dict(name='pixels', norm=True), loss=dict(name='mse'), on='hidden', weight=1.0))
+    c.terms = dict(
+        pixels=dict(
+            predictor=decoder, target=dict(name='pixels', norm=True), loss=dict(name='mse'), on='hidden', weight=1.0
+        )
+    )
     c.data.update(batch_size=BATCH, canvas=(512, 512), workers=8)
     c.total_steps = EPOCHS * IMAGENET // BATCH
     c.schedule.warmup_steps = 40 * IMAGENET // BATCH

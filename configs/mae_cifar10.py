@@ -1,6 +1,6 @@
 """MAE (arXiv 2111.06377) on CIFAR-10: the small recipe. `benchmarks/cifar10.py` cuts it to minutes and tells what comes out.
 
-    python -m mim_jax.main --config=configs/mae_cifar10.py --workdir=DIR --config.data.path=cifar10_train.parquet --config.data.val_path=cifar10_test.parquet
+python -m mim_jax.main --config=configs/mae_cifar10.py --workdir=DIR --config.data.path=cifar10_train.parquet --config.data.val_path=cifar10_test.parquet
 """
 
 from configs.mae import get_config as mae

@@ -1,6 +1,6 @@
 """MAE (arXiv 2111.06377) in two minutes on two cores: scikit-learn's handwritten digits, 8 x 8 pixels, nothing to download.
 
-    python -m mim_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+python -m mim_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 from configs.mae import get_config as mae

@@ -49,7 +49,9 @@ def check(config) -> None:
             raise InputError(f'config.{key}={value}: it has to be {wanted}')
     for key in ('image_size', 'canvas'):
         if len(config.data[key]) != 2 or min(config.data[key]) < 1:
-            raise InputError(f'config.data.{key}={tuple(config.data[key])}: it has to be height and width in pixels, as "(224, 224)"')
+            raise InputError(
+                f'config.data.{key}={tuple(config.data[key])}: it has to be height and width in pixels, as "(224, 224)"'
+            )
     if min(config.data.std) <= 0:
         raise InputError(f'config.data.std={tuple(config.data.std)}: every number has to be above 0')
     for key, given, known in (('dtype', config.dtype, DTYPES), ('data.dtype', config.data.dtype, image.DTYPES)):
@@ -95,7 +97,11 @@ def part(room: str, spec: Mapping, *, where: str = '', bind: bool = True, **extr
         raise InputError(f'config.{where} has no name: it needs name=..., one of what mim_jax.{room} exports')
     f = find(room, options.pop('name'))
     parameters = inspect.signature(f).parameters
-    taken = {name for name, p in parameters.items() if inspect.isclass(f) or p.kind == p.KEYWORD_ONLY or p.default is not p.empty} - {'parent'}
+    taken = {
+        name
+        for name, p in parameters.items()
+        if inspect.isclass(f) or p.kind == p.KEYWORD_ONLY or p.default is not p.empty
+    } - {'parent'}
     for name in options:
         if name not in taken and not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
             raise InputError(f'config.{where}.{name}: {f.__name__} takes no such option. {nearest(name, taken)}')
@@ -144,4 +150,11 @@ def optimizer(config, **options) -> Callable:
 
 def schedule(config) -> Callable:
     """`(step) -> learning rate`."""
-    return part('optim', config.schedule, where='schedule', bind=False, batch_size=config.data.batch_size, total_steps=config.total_steps)
+    return part(
+        'optim',
+        config.schedule,
+        where='schedule',
+        bind=False,
+        batch_size=config.data.batch_size,
+        total_steps=config.total_steps,
+    )

@@ -54,7 +54,11 @@ def train_step(config, objective, augment: Callable, abstract: step.TrainState, 
     Raises:
         InputError: see `fit`.
     """
-    tx, schedule, loss = build.optimizer(config)(abstract.params), build.schedule(config), step.make_loss(objective, augment)
+    tx, schedule, loss = (
+        build.optimizer(config)(abstract.params),
+        build.schedule(config),
+        step.make_loss(objective, augment),
+    )
     rows = NamedSharding(mesh, sharding.ROWS)
     batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=rows) for k, v in batch_spec(config).items()}
     placed = jax.tree.map(lambda x: x.sharding, abstract)
@@ -84,7 +88,9 @@ def cuts(rows: int, micro_batch: int) -> list[int]:
     """
     divisors = [d for d in range(1, rows + 1) if rows % d == 0]
     if micro_batch and rows % micro_batch:
-        raise InputError(f'micro_batch={micro_batch} does not divide the {rows} rows of a device: use one of {", ".join(map(str, divisors))}')
+        raise InputError(
+            f'micro_batch={micro_batch} does not divide the {rows} rows of a device: use one of {", ".join(map(str, divisors))}'
+        )
     return [rows // micro_batch] if micro_batch else divisors
 
 

@@ -62,7 +62,9 @@ class Evaluation:
 
     def measured(self, step: int) -> bool:
         """Whether the evaluations of this step are in metrics.jsonl."""
-        return any(line['step'] == step and any(name.startswith('eval/') for name in line) for line in logged(self.workdir))
+        return any(
+            line['step'] == step and any(name.startswith('eval/') for name in line) for line in logged(self.workdir)
+        )
 
     def _run(self, evaluators: dict, state, writer) -> dict:
         step, params = int(state.step), state.params if state.ema is None else state.ema
@@ -98,7 +100,9 @@ def table(workdir: Path) -> str:
             before = first.get(name if untrained is None else untrained)
             lines.append((heading, '' if before is None else f'{before:.4f}', f'{last[name]:.4f}'))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines]
+    rows = [
+        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines
+    ]
     rows.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
     pictures = sorted((workdir / 'reconstructions').glob('*.png'), key=lambda p: p.stat().st_mtime)
     return '\n'.join([*rows, f'pictures: {pictures[-1]}' if pictures else '', f'everything: {workdir}'])

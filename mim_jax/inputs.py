@@ -93,11 +93,15 @@ class Data:
             return f'{self.path} has no validation records: set data.val_path or data.holdout'
         return '' if self.val_source.num_classes else 'the validation records have no labels'
 
-    def _labelled_train(self, decode: dict, batch_size: int, seed: int, shuffle: bool = True, steps: int | None = None) -> Iterator[dict]:
+    def _labelled_train(
+        self, decode: dict, batch_size: int, seed: int, shuffle: bool = True, steps: int | None = None
+    ) -> Iterator[dict]:
         if not shuffle:
             return self._noted(pipeline.one_pass(self.train_source, batch_size=batch_size, **decode), self.bad)
         steps = steps or max(self.train_size // batch_size, 1)
-        return self._noted(pipeline.batches(self.train_source, batch_size=batch_size, seed=seed, steps=steps, **decode), self.bad)
+        return self._noted(
+            pipeline.batches(self.train_source, batch_size=batch_size, seed=seed, steps=steps, **decode), self.bad
+        )
 
     @staticmethod
     def _noted(batches: Iterator, book: Bad) -> Iterator[dict]:

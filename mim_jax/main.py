@@ -16,7 +16,9 @@ from mim_jax.errors import InputError, RunError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train: configs/NAME.py[:variant].', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; the same command resumes it.')
-_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'Train, or evaluate the newest checkpoint of workdir again.')
+_MODE = flags.DEFINE_enum(
+    'mode', 'train', ['train', 'eval'], 'Train, or evaluate the newest checkpoint of workdir again.'
+)
 _TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where an error comes from, not only what it says.')
 
 KINDS = {  # of values, as the command line takes them
@@ -39,11 +41,15 @@ def parse(argv: list[str]) -> None:
         raise InputError(f'no config file {error.filename!r}: configs/ has the ready ones') from error
     except (flags.Error, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(sentence(error, argv)) from error
-    path = next((arg.removeprefix('--config=').partition(':')[0] for arg in reversed(argv) if arg.startswith('--config=')), None)
+    path = next(
+        (arg.removeprefix('--config=').partition(':')[0] for arg in reversed(argv) if arg.startswith('--config=')), None
+    )
     if path and not Path(path).exists():
         known = [p.name for p in Path(path).parent.glob('*.py')] if Path(path).parent.is_dir() else []
         close = difflib.get_close_matches(Path(path).name, known, 1)
-        raise InputError(f'no config file {path}' + (f': did you mean {Path(path).with_name(close[0])}?' if close else ''))
+        raise InputError(
+            f'no config file {path}' + (f': did you mean {Path(path).with_name(close[0])}?' if close else '')
+        )
     if len(rest) > 1:
         raise InputError(f'cannot make sense of {rest[1]!r}: options look like --config.key=value')
     if not _WORKDIR.value:
@@ -56,10 +62,16 @@ def sentence(error: Exception, argv: list[str]) -> str:
     key = re.search(r'\w+', text) if isinstance(error, KeyError | AttributeError) else None
     if key and (flag := next((arg for arg in argv if key[0] in arg.partition('=')[0].split('.')), None)):
         close = re.search(r'Did you mean "(\w+)"', text)
-        hint = f'Did you mean {close[1]!r}?' if close else 'An option that the config file leaves out has to be written there first.'
+        hint = (
+            f'Did you mean {close[1]!r}?'
+            if close
+            else 'An option that the config file leaves out has to be written there first.'
+        )
         return f'{flag}: the config has no key {key[0]!r}. {hint}'
     flag = next((arg for arg in argv if arg.startswith('--config.') and text.startswith(f'flag {arg}:')), None)
-    if flag and (kind := KINDS.get(type(reduce(getitem, flag.partition('=')[0].split('.')[1:], flags.FLAGS['config'].value)))):
+    if flag and (
+        kind := KINDS.get(type(reduce(getitem, flag.partition('=')[0].split('.')[1:], flags.FLAGS['config'].value)))
+    ):
         return f'{flag}: it has to be {kind}'
     return text.splitlines()[-1].removeprefix('ValueError: ') if 'Traceback' in text else ' '.join(text.split())
 

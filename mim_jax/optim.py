@@ -45,11 +45,15 @@ def layer_rule(path: str, depth: int, decay: float) -> float:
     return decay ** (depth + 1 - layer_of(path, depth))
 
 
-def schedule(*, lr: float, batch_size: int, total_steps: int, warmup_steps: int = 0, end_lr: float = 0.0, scale_lr_by: int = 256) -> optax.Schedule:
+def schedule(
+    *, lr: float, batch_size: int, total_steps: int, warmup_steps: int = 0, end_lr: float = 0.0, scale_lr_by: int = 256
+) -> optax.Schedule:
     """Linear warm-up from 0 and cosine to `end_lr`; the peak is lr * batch_size / scale_lr_by (0: lr as it is), arXiv 1706.02677."""
     peak = lr * batch_size / scale_lr_by if scale_lr_by else lr
     warmup_steps = min(warmup_steps, max(total_steps - 1, 0))
-    return optax.warmup_cosine_decay_schedule(0.0 if warmup_steps else peak, peak, warmup_steps, max(total_steps, warmup_steps + 1), end_lr)
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup_steps else peak, peak, warmup_steps, max(total_steps, warmup_steps + 1), end_lr
+    )
 
 
 def adamw(params, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.05, clip: float = 0.0,

@@ -44,7 +44,9 @@ def alone(workdir: Path) -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise InputError(f'another process is training in --workdir={workdir}: wait for it, or choose another directory') from error
+        raise InputError(
+            f'another process is training in --workdir={workdir}: wait for it, or choose another directory'
+        ) from error
     finally:
         os.close(folder)
 
@@ -60,7 +62,10 @@ def changes(workdir: Path, config) -> dict[str, tuple]:
 
 def flat(tree: dict, prefix: str = '') -> dict:
     """{'a': {'b': 1}} -> {'a.b': 1}."""
-    pairs = (flat(value, f'{prefix}{key}.').items() if isinstance(value, dict) else [(f'{prefix}{key}', value)] for key, value in tree.items())
+    pairs = (
+        flat(value, f'{prefix}{key}.').items() if isinstance(value, dict) else [(f'{prefix}{key}', value)]
+        for key, value in tree.items()
+    )
     return {key: value for some in pairs for key, value in some}
 
 

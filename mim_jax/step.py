@@ -37,7 +37,13 @@ def init(seed: int, batch: dict, *, objective, augment: Callable, tx_of: Callabl
     variables = objective.init(jax.random.key(seed), augment(keys, batch, train=False), keys, train=False)
     params = jax.tree.map(lambda x: x.astype(jnp.float32), variables['params'])
     stats = {k: v for k, v in variables.items() if k != 'params'} or None
-    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params) if ema else None, stats, tx_of(params).init(params))
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        params,
+        jax.tree.map(jnp.copy, params) if ema else None,
+        stats,
+        tx_of(params).init(params),
+    )
 
 
 def make_loss(objective, augment: Callable) -> Callable:
@@ -97,5 +103,7 @@ def train_step(state: TrainState, batch: dict, lr_scale: Array, *, seed: int, lo
     # a branch, not a select of every leaf, which on CPU can cost more than the gradients do
     new = jax.lax.cond(finite, update, lambda: state).replace(step=state.step + 1)
     aux['features'] = aux['features'][:KEPT_FEATURES]
-    metrics = dict(loss=value, grad_norm=grad_norm, lr=lr, finite=finite, leaf_norms=leaf_norms, examples=batch['valid'].sum())
+    metrics = dict(
+        loss=value, grad_norm=grad_norm, lr=lr, finite=finite, leaf_norms=leaf_norms, examples=batch['valid'].sum()
+    )
     return new, metrics | aux

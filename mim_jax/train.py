@@ -132,7 +132,19 @@ def run(config, workdir: str, mode: str, origin: dict) -> int:
             closing.callback(checkpoints.close)
             compilations = Compilations()
             closing.callback(compilations.close)
-            this = Run(config, mesh, objective, augment, abstract, data, evaluation, checkpoints, progress, compilations, signals)
+            this = Run(
+                config,
+                mesh,
+                objective,
+                augment,
+                abstract,
+                data,
+                evaluation,
+                checkpoints,
+                progress,
+                compilations,
+                signals,
+            )
             return to_the_end(this, mode, origin, closing)
     except Stop:
         progress.say('told to stop; the same command goes on from the last checkpoint')
@@ -147,10 +159,18 @@ def to_the_end(run: Run, mode: str, origin: dict, closing: contextlib.ExitStack)
     changed = record.changes(workdir, config) if train and now else {}
     if train:
         record.write_config(workdir, config, origin, run.data)
-    run.writer = Writer(workdir, step=now if train else NEVER, tensorboard=config.tensorboard, wandb=config.wandb, config=config.to_dict())
+    run.writer = Writer(
+        workdir,
+        step=now if train else NEVER,
+        tensorboard=config.tensorboard,
+        wandb=config.wandb,
+        config=config.to_dict(),
+    )
     closing.callback(run.writer.close)
     if changed:
-        run.progress.say('changed since the last start: ' + ', '.join(f'{key} {a!r} -> {b!r}' for key, (a, b) in changed.items()))
+        run.progress.say(
+            'changed since the last start: ' + ', '.join(f'{key} {a!r} -> {b!r}' for key, (a, b) in changed.items())
+        )
         run.writer.event('config_changed', step=now, keys=changed)
     if train:
         state, stopped = loop(run, state, position)
@@ -179,7 +199,14 @@ def parts(config, mesh: Mesh):
 
 def initial(config, objective, augment: Callable) -> Callable:
     """`(batch) -> TrainState` of a fresh run."""
-    return partial(step.init, config.seed, objective=objective, augment=augment, tx_of=build.optimizer(config), ema=bool(config.ema))
+    return partial(
+        step.init,
+        config.seed,
+        objective=objective,
+        augment=augment,
+        tx_of=build.optimizer(config),
+        ema=bool(config.ema),
+    )
 
 
 def start(run: Run, mode: str = 'train') -> tuple[step.TrainState, dict]:
@@ -217,7 +244,9 @@ def loop(run: Run, state: step.TrainState, position: dict) -> tuple[step.TrainSt
             due = now % config.checkpoint_every == 0 or now == total
             bad = guard.watch(now, rows, metrics)
             bad = guard.flush() if due else bad
-            position = position | dict(next_sample=position['next_sample'] + config.data.batch_size, skipped_steps=guard.skipped)
+            position = position | dict(
+                next_sample=position['next_sample'] + config.data.batch_size, skipped_steps=guard.skipped
+            )
             if bad >= min(config.max_bad_steps, total):
                 state, position = roll_back(run, guard, now, position)
                 now, batches = int(state.step), restarted(run, batches, position)
@@ -269,7 +298,11 @@ def prepare(run: Run) -> Callable:
 def log(run: Run, now: int, metrics: dict, clock: Clock, position: dict) -> None:
     """One line of numbers, on the screen and in the files."""
     metrics = jax.device_get(metrics)
-    values = {f'train/{name}': float(x) for name, x in metrics.items() if name.startswith('loss') or name in ('grad_norm', 'lr')}
+    values = {
+        f'train/{name}': float(x)
+        for name, x in metrics.items()
+        if name.startswith('loss') or name in ('grad_norm', 'lr')
+    }
     values['baseline/mean_predictor_loss'] = float(metrics['baseline'])
     values |= clock.read()
     values |= run.progress.speed(values['train/examples_per_sec']) | feature_health(metrics['features'])
@@ -288,13 +321,17 @@ def roll_back(run: Run, guard: Guard, now: int, position: dict) -> tuple[step.Tr
     """
     why = f'{guard.in_a_row} steps in a row up to step {now} were not finite, first in {guard.first_bad}'
     if position['rollbacks']:
-        raise RunError(f'{why}, again after going back with half the learning rate; their batches are in {guard.directory}')
+        raise RunError(
+            f'{why}, again after going back with half the learning rate; their batches are in {guard.directory}'
+        )
     run.checkpoints.wait()
     state, back = start(run)
     back |= dict(rollbacks=1, lr_scale=position['lr_scale'] / 2, skipped_steps=guard.skipped)
     run.writer.event('rollback', step=now, to=int(state.step), lr_scale=back['lr_scale'], parameter=guard.first_bad)
     run.writer.rewind(int(state.step))
-    run.progress.say(f'{why}: going back to step {int(state.step)} with half the learning rate; their batches are in {guard.directory}')
+    run.progress.say(
+        f'{why}: going back to step {int(state.step)} with half the learning rate; their batches are in {guard.directory}'
+    )
     guard.forget()
     return state, back
 

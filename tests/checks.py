@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from mim_jax import build, optim, step
 from mim_jax.tokenizers import patchify
 
-CONFIGS = sorted(p.stem for p in (Path(__file__).parents[1] / 'configs').glob('*.py') if p.stem not in ('__init__', 'base'))
+CONFIGS = sorted(
+    p.stem for p in (Path(__file__).parents[1] / 'configs').glob('*.py') if p.stem not in ('__init__', 'base')
+)
 ROWS = 4
 
 
@@ -94,7 +96,9 @@ def nothing_leaks(objective, params, batch, patch):
         out = objective.apply({'params': params}, batch | {'image': image}, keys, mask=mask, method='predict')
         total = 0.0
         for i, answer in enumerate(out['terms'].values()):
-            total += (answer['prediction'] * jax.random.normal(jax.random.fold_in(cotangent, i), answer['prediction'].shape)).sum()
+            total += (
+                answer['prediction'] * jax.random.normal(jax.random.fold_in(cotangent, i), answer['prediction'].shape)
+            ).sum()
         return total
 
     grad = jax.jit(jax.grad(predictions))(batch['image'], jax.random.key(1))

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import checks
 from mim_jax import hiding, step
+from tests import checks
 
 VARIANTS = {
     'self-attention': {},
@@ -15,7 +15,9 @@ VARIANTS = {
     'mask token': dict(hide=dict(name='mask_token')),
     'block': dict(mask=dict(name='block', ratio=0.5)),
     'grid': dict(mask=dict(name='grid')),
-    'no class token, registers': dict(encoder=dict(name='ViT', width=16, depth=2, heads=2, class_token=False, registers=2)),
+    'no class token, registers': dict(
+        encoder=dict(name='ViT', width=16, depth=2, heads=2, class_token=False, registers=2)
+    ),
 }
 
 
@@ -63,7 +65,11 @@ def test_padding_reaches_nothing(change):
     real = (jnp.arange(4 * p)[:, None] < 3 * p) & (jnp.arange(4 * p) < 2 * p)
     noise = jax.random.normal(jax.random.key(5), batch['image'].shape[1:])
     noisy = batch['image'].at[1].set(jnp.where(real[..., None], batch['image'][1], noise))
-    run = jax.jit(lambda image: jax.value_and_grad(lambda p: objective.apply({'params': p}, batch | {'image': image}, keys, train=False)[0])(params))
+    run = jax.jit(
+        lambda image: jax.value_and_grad(
+            lambda p: objective.apply({'params': p}, batch | {'image': image}, keys, train=False)[0]
+        )(params)
+    )
     for a, b in zip(jax.tree.leaves(run(batch['image'])), jax.tree.leaves(run(noisy)), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -72,5 +78,9 @@ def test_a_record_that_could_not_be_decoded_reaches_nothing():
     config, objective, params, batch = method({})
     keys = step.row_keys(0, 0, checks.ROWS)
     valid = jnp.arange(checks.ROWS) != 2
-    loss = jax.jit(lambda image: objective.apply({'params': params}, batch | {'image': image, 'valid': valid}, keys, train=False)[0])
+    loss = jax.jit(
+        lambda image: objective.apply({'params': params}, batch | {'image': image, 'valid': valid}, keys, train=False)[
+            0
+        ]
+    )
     np.testing.assert_array_equal(loss(batch['image']), loss(batch['image'].at[2].set(7.0)))

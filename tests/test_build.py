@@ -22,7 +22,9 @@ def config(**changes):
 def test_a_function_is_bound_and_a_class_is_made():
     bound = build.part('losses', ConfigDict(dict(name='mse')))
     assert bound.func is mse and bound(jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3)), jnp.ones((1, 2))) == 1
-    assert build.part('models', dict(name='ViT', size='s', depth=3), dtype='bfloat16') == ViT(size='s', depth=3, dtype='bfloat16')
+    assert build.part('models', dict(name='ViT', size='s', depth=3), dtype='bfloat16') == ViT(
+        size='s', depth=3, dtype='bfloat16'
+    )
     assert build.part('optim', dict(name='schedule', lr=1.0), bind=False, batch_size=512, total_steps=10)(0) == 2
 
 
@@ -57,7 +59,11 @@ def test_a_part_that_does_not_exist(spec, says):
         ('ema', 1.5, 'config.ema=1.5: it has to be between 0 and 1'),
         ('schedule.lr', -1.0, 'config.schedule.lr=-1.0: it has to be at least 0'),
         ('schedule.lr', float('nan'), 'config.schedule.lr=nan: it has to be at least 0'),
-        ('data.image_size', (8,), 'config.data.image_size=(8,): it has to be height and width in pixels, as "(224, 224)"'),
+        (
+            'data.image_size',
+            (8,),
+            'config.data.image_size=(8,): it has to be height and width in pixels, as "(224, 224)"',
+        ),
         ('data.std', (0.0,), 'config.data.std=(0.0,): every number has to be above 0'),
         ('dtype', 'float31', 'config.dtype=float31: it has to be one of float32, bfloat16, float16'),
         ('data.dtype', 'int8', 'config.data.dtype=int8: it has to be one of uint8, uint16, float32'),

@@ -28,12 +28,21 @@ class Late:
 def watch(tmp_path):
     """(guard, its events, `look(step, bad leaves) -> in a row`)."""
     events = []
-    guard = Guard(tmp_path, NAMES, lambda kind, **fields: events.append(json.loads(json.dumps(dict(kind=kind, **fields)))), skipped=2)
+    guard = Guard(
+        tmp_path,
+        NAMES,
+        lambda kind, **fields: events.append(json.loads(json.dumps(dict(kind=kind, **fields)))),
+        skipped=2,
+    )
 
     def look(step, *bad, loss=1.0):
         norms = np.where([i in bad for i in range(3)], np.nan, 1.0)
         finite = not bad and np.isfinite(loss)
-        return guard.watch(step, dict(image=np.full((2, 4), step)), dict(finite=finite, leaf_norms=norms, loss=loss, grad_norm=norms.sum()))
+        return guard.watch(
+            step,
+            dict(image=np.full((2, 4), step)),
+            dict(finite=finite, leaf_norms=norms, loss=loss, grad_norm=norms.sum()),
+        )
 
     return guard, events, look
 
@@ -44,7 +53,9 @@ def test_names_the_first_bad_parameter_and_keeps_the_batch(watch, tmp_path):
     assert guard.flush() == 0 and guard.skipped == 3
     (event,) = events
     kept = tmp_path / 'bad_batches' / '2.npz'
-    assert event == dict(kind='skipped_step', step=2, parameter='encoder/norm/scale', batch=str(kept), loss='inf', grad_norm='nan')
+    assert event == dict(
+        kind='skipped_step', step=2, parameter='encoder/norm/scale', batch=str(kept), loss='inf', grad_norm='nan'
+    )
     np.testing.assert_array_equal(np.load(kept)['image'], np.full((2, 4), 2))
 
 
@@ -68,7 +79,11 @@ def test_keeps_only_so_many_batches(watch, tmp_path):
     for step in range(30):
         look(step, 0)
     guard.flush()
-    assert len(list((tmp_path / 'bad_batches').iterdir())) == KEPT - 2 == sum(event['batch'] is not None for event in events)
+    assert (
+        len(list((tmp_path / 'bad_batches').iterdir()))
+        == KEPT - 2
+        == sum(event['batch'] is not None for event in events)
+    )
     assert len(events) == 30
 
 

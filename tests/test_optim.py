@@ -13,17 +13,28 @@ def tree():
     keys = iter(jax.random.split(jax.random.key(0), 9))
     block = {'attention': {'qkv': {'kernel': (4, 4), 'bias': (4,)}}, 'norm': {'scale': (4,), 'bias': (4,)}}
     shapes = {
-        'encoder': {'class_token': (1, 4), 'embed': {'kernel': (3, 4)}, 'positions': {'table': (5, 4)}, 'block_0': block, 'norm': {'scale': (4,)}},
+        'encoder': {
+            'class_token': (1, 4),
+            'embed': {'kernel': (3, 4)},
+            'positions': {'table': (5, 4)},
+            'block_0': block,
+            'norm': {'scale': (4,)},
+        },
         'predictor_pixels': {'out': {'kernel': (4, 3)}},
     }
-    return jax.tree.map(lambda shape: jax.random.normal(next(keys), shape), shapes, is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(
+        lambda shape: jax.random.normal(next(keys), shape), shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
 
 
 DECAYED = {'encoder/embed/kernel', 'encoder/block_0/attention/qkv/kernel', 'predictor_pixels/out/kernel'}
 
 
 def test_norms_biases_positions_and_tokens_are_not_decayed():
-    rules = {optim.path_str(path): rule for path, rule in jax.tree_util.tree_leaves_with_path(optim.by_path(tree(), optim.decay_rule))}
+    rules = {
+        optim.path_str(path): rule
+        for path, rule in jax.tree_util.tree_leaves_with_path(optim.by_path(tree(), optim.decay_rule))
+    }
     assert {path for path, rule in rules.items() if rule} == DECAYED
 
 
@@ -45,15 +56,26 @@ def test_steps_are_those_of_optax(clip):
 
 
 def test_layer_decay_is_that_of_beit():
-    assert [optim.layer_of(path, 12) for path in ('encoder/embed/kernel', 'encoder/class_token', 'encoder/blocks/block_0/fc1/kernel')] == [0, 0, 1]
-    assert [optim.layer_of(path, 12) for path in ('encoder/blocks/block_11/fc1/bias', 'encoder/norm/scale', 'head/kernel')] == [12, 13, 13]
-    assert optim.layer_rule('encoder/embed/kernel', 12, 0.5) == 0.5**13 and optim.layer_rule('head/kernel', 12, 0.5) == 1.0
+    assert [
+        optim.layer_of(path, 12)
+        for path in ('encoder/embed/kernel', 'encoder/class_token', 'encoder/blocks/block_0/fc1/kernel')
+    ] == [0, 0, 1]
+    assert [
+        optim.layer_of(path, 12) for path in ('encoder/blocks/block_11/fc1/bias', 'encoder/norm/scale', 'head/kernel')
+    ] == [12, 13, 13]
+    assert (
+        optim.layer_rule('encoder/embed/kernel', 12, 0.5) == 0.5**13 and optim.layer_rule('head/kernel', 12, 0.5) == 1.0
+    )
     params = tree()
     plain, decayed = (optim.adamw(params, layer_decay=decay, depth=1) for decay in (1.0, 0.5))
     a, b = (tx.update(params, tx.init(params), params)[0] for tx in (plain, decayed))
     np.testing.assert_allclose(b['encoder']['embed']['kernel'], a['encoder']['embed']['kernel'] / 4, rtol=1e-6)
-    np.testing.assert_allclose(b['encoder']['block_0']['norm']['scale'], a['encoder']['block_0']['norm']['scale'] / 2, rtol=1e-6)
-    np.testing.assert_allclose(b['predictor_pixels']['out']['kernel'], a['predictor_pixels']['out']['kernel'], rtol=1e-6)
+    np.testing.assert_allclose(
+        b['encoder']['block_0']['norm']['scale'], a['encoder']['block_0']['norm']['scale'] / 2, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        b['predictor_pixels']['out']['kernel'], a['predictor_pixels']['out']['kernel'], rtol=1e-6
+    )
 
 
 def test_schedule_is_linear_then_cosine():
@@ -61,7 +83,9 @@ def test_schedule_is_linear_then_cosine():
     peak = 1.5e-4 * 16
     np.testing.assert_allclose([rate(0), rate(5), rate(10)], [0, peak / 2, peak], rtol=1e-6)
     step = np.arange(10, 101)
-    np.testing.assert_allclose(rate(step), 1e-5 + (peak - 1e-5) * 0.5 * (1 + np.cos(np.pi * (step - 10) / 90)), rtol=1e-4)
+    np.testing.assert_allclose(
+        rate(step), 1e-5 + (peak - 1e-5) * 0.5 * (1 + np.cos(np.pi * (step - 10) / 90)), rtol=1e-4
+    )
 
 
 def test_schedule_of_a_run_shorter_than_its_warmup():

@@ -17,13 +17,19 @@ def loss(params, batch, keys):
     """A linear model with noise of its own for every row."""
     noise = jax.vmap(lambda k: jax.random.normal(k, (WIDTH,)))(keys)
     out = (batch['image'] + 0.1 * noise) @ params['w'] + params['b']
-    return jnp.square(out - batch['label']).mean(), dict(baseline=jnp.square(batch['label']).mean(), features=batch['image'])
+    return jnp.square(out - batch['label']).mean(), dict(
+        baseline=jnp.square(batch['label']).mean(), features=batch['image']
+    )
 
 
 @pytest.fixture
 def batch():
     rng = np.random.default_rng(0)
-    return dict(image=rng.normal(size=(ROWS, WIDTH)).astype(np.float32), label=rng.normal(size=ROWS).astype(np.float32), valid=np.ones(ROWS, bool))
+    return dict(
+        image=rng.normal(size=(ROWS, WIDTH)).astype(np.float32),
+        label=rng.normal(size=ROWS).astype(np.float32),
+        valid=np.ones(ROWS, bool),
+    )
 
 
 def fresh(ema=False):
@@ -50,7 +56,9 @@ def test_accumulation_changes_nothing(batch, accumulate):
 def test_a_row_has_its_noise_wherever_it_is_computed():
     keys = step.row_keys(3, jnp.int32(5), 8)
     np.testing.assert_array_equal(jax.random.key_data(keys[:4]), jax.random.key_data(step.row_keys(3, jnp.int32(5), 4)))
-    everyone = np.concatenate([jax.random.key_data(step.row_keys(seed, jnp.int32(i), 8)) for seed in (0, 1) for i in (0, 1)])
+    everyone = np.concatenate(
+        [jax.random.key_data(step.row_keys(seed, jnp.int32(i), 8)) for seed in (0, 1) for i in (0, 1)]
+    )
     assert len(np.unique(everyone, axis=0)) == 32
 
 

@@ -56,8 +56,23 @@ def run(tmp_path, records):
         config = importlib.import_module('configs.quickstart').get_config()
         config.encoder.update(TINY)
         config.terms.pixels.predictor.update(TINY)
-        config.data.update(path=str(records / 'train.npz'), val_path=str(records / 'train.npz'), batch_size=8, image_size=(4, 4), canvas=(4, 4))
-        config.update(total_steps=6, log_every=2, eval_every=0, checkpoint_every=100, dtype='float32', tensorboard=False, evals_often=(), evals_last=())
+        config.data.update(
+            path=str(records / 'train.npz'),
+            val_path=str(records / 'train.npz'),
+            batch_size=8,
+            image_size=(4, 4),
+            canvas=(4, 4),
+        )
+        config.update(
+            total_steps=6,
+            log_every=2,
+            eval_every=0,
+            checkpoint_every=100,
+            dtype='float32',
+            tensorboard=False,
+            evals_often=(),
+            evals_last=(),
+        )
         config.mesh.data = 1
         config.schedule.warmup_steps = 2
         config.update_from_flattened_dict(changes)
@@ -130,7 +145,9 @@ def test_stopped_and_resumed_is_bit_equal(run, tmp_path, monkeypatch, capfd, kin
     assert run('parts') == 0
     assert_same_state(final(tmp_path / 'whole'), final(tmp_path / 'parts'))
     assert logged(tmp_path / 'whole') == logged(tmp_path / 'parts') == [1, 2, 4, 6]
-    whole, parts = ([line['train/loss'] for line in lines(tmp_path / name / 'metrics.jsonl')] for name in ('whole', 'parts'))
+    whole, parts = (
+        [line['train/loss'] for line in lines(tmp_path / name / 'metrics.jsonl')] for name in ('whole', 'parts')
+    )
     assert whole == parts
     assert {line['train/compilations'] for line in lines(tmp_path / 'parts' / 'metrics.jsonl')} == {1}
 
@@ -143,7 +160,12 @@ def test_a_signal_in_an_evaluation_cuts_it_short_and_saves(run, tmp_path, monkey
     steps = [line['step'] for line in lines(tmp_path / 'run' / 'metrics.jsonl') if 'eval/knn_top1' in line]
     assert steps == [0] and final(tmp_path / 'run')[1]['next_sample'] == 16
     assert run(**often) == 0
-    assert [line['step'] for line in lines(tmp_path / 'run' / 'metrics.jsonl') if 'eval/knn_top1' in line] == [0, 2, 4, 6]
+    assert [line['step'] for line in lines(tmp_path / 'run' / 'metrics.jsonl') if 'eval/knn_top1' in line] == [
+        0,
+        2,
+        4,
+        6,
+    ]
 
 
 @pytest.mark.parametrize(('place', 'name'), [(train, 'prepare'), (evaluate.Evaluation, 'final')])
@@ -163,12 +185,14 @@ def test_run_again_after_the_end_prints_the_table_and_nothing_else(run, tmp_path
     before = (tmp_path / 'run' / 'metrics.jsonl').read_text()
     assert run(**last) == 0
     assert capfd.readouterr().err.partition('|')[2] == table
-    assert (tmp_path / 'run' / 'metrics.jsonl').read_text() == before and len(events(tmp_path / 'run', 'compilation')) == 1
+    assert (tmp_path / 'run' / 'metrics.jsonl').read_text() == before and len(
+        events(tmp_path / 'run', 'compilation')
+    ) == 1
 
 
 def test_evaluating_drops_nothing(run, tmp_path):
     assert run(checkpoint_every=4, total_steps=5) == 0
-    for step in (4, 5):
+    for _ in (4, 5):
         before = lines(tmp_path / 'run' / 'metrics.jsonl')
         assert run(mode='eval', evals_last=('knn',), **{'evals.knn.k': 3}) == 0
         *kept, new = lines(tmp_path / 'run' / 'metrics.jsonl')
@@ -227,7 +251,10 @@ def test_one_poisoned_batch_is_skipped(run, records, tmp_path, monkeypatch, capf
 def test_always_poisoned_rolls_back_once_and_stops(run, records, tmp_path, monkeypatch, capfd):
     floats = {'data.path': str(records / 'float.npz'), 'data.val_path': '', 'data.dtype': 'float32', 'log_every': 1}
     poison(monkeypatch, range(5, 100))
-    with pytest.raises(RunError, match=r'3 steps in a row up to step \d were not finite, first in encoder/.*, again after going back with half'):
+    with pytest.raises(
+        RunError,
+        match=r'3 steps in a row up to step \d were not finite, first in encoder/.*, again after going back with half',
+    ):
         run(max_bad_steps=3, checkpoint_every=2, total_steps=12, **floats)
     (event,) = events(tmp_path / 'run', 'rollback')
     assert event['to'] == 4 and event['lr_scale'] == 0.5 and event['parameter'].startswith('encoder/')
@@ -282,7 +309,9 @@ def test_the_same_on_any_mesh_with_and_without_accumulation(run, tmp_path):
     for name, mesh in MESHES.items():
         assert run(name, **ONE, **mesh) == 0
         found, _ = final(tmp_path / name)
-        np.testing.assert_allclose([line['train/loss'] for line in lines(tmp_path / name / 'metrics.jsonl')], losses, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            [line['train/loss'] for line in lines(tmp_path / name / 'metrics.jsonl')], losses, rtol=1e-5, err_msg=name
+        )
         close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
         for path in expected:
             if 'params' in path:

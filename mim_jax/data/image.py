@@ -32,7 +32,9 @@ class Pixels(NamedTuple):
     original: tuple[int, int]  # (height, width) before it was reduced to the canvas
 
 
-def decode(data: bytes | np.ndarray, *, channels: int, dtype: str, canvas: tuple[int, int], min_side: int = 1) -> Pixels:
+def decode(
+    data: bytes | np.ndarray, *, channels: int, dtype: str, canvas: tuple[int, int], min_side: int = 1
+) -> Pixels:
     """Pixels of an encoded image (JPEG, PNG, WebP, TIFF, BMP, GIF, NPY) or of an array [h, w] or [h, w, C].
 
     Images larger than the canvas (height, width) are reduced with antialias, aspect kept; smaller ones stay untouched. EXIF
@@ -128,7 +130,9 @@ def _from_image(image: Image.Image, channels: int, dtype: str, canvas: tuple[int
         return pixels._replace(notes=(*notes, *pixels.notes))
     if _is_deep_colour(image):
         if dtype != 'uint8':
-            raise Unreadable(f'16-bit colour {image.format}, read with 8 bits only: convert it to TIFF or NPY for data.dtype={dtype}')
+            raise Unreadable(
+                f'16-bit colour {image.format}, read with 8 bits only: convert it to TIFF or NPY for data.dtype={dtype}'
+            )
         notes.append(DEPTH)
     if channels not in MODES:
         raise Unreadable(f'{len(image.getbands())} channels ({image.mode}), but data.channels={channels}')

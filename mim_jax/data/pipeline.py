@@ -4,6 +4,7 @@ A batch is a pure function of its step, so neither the workers, nor the hosts, n
 in the data is one number. Nothing here touches a device.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -123,7 +124,9 @@ def _local(batch_size: int, process_index: int, process_count: int) -> range:
     """This host's rows of a global batch."""
     rows, rest = divmod(batch_size, process_count)
     if rest or not rows:
-        raise InputError(f'data.batch_size={batch_size} does not divide by the {process_count} hosts: take a multiple of {process_count}')
+        raise InputError(
+            f'data.batch_size={batch_size} does not divide by the {process_count} hosts: take a multiple of {process_count}'
+        )
     return range(process_index * rows, (process_index + 1) * rows)
 
 
@@ -194,15 +197,21 @@ def _run(collate: Collate, steps: int, workers: int) -> Iterator[tuple[Batch, Re
     read = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=2)
     stream = dataset.to_iter_dataset(read)
     if workers:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1), _settle)
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1), _settle
+        )
     iterator = iter(stream)
+    atexit.register(iterator.close)  # where nobody closes this generator
     try:
         yield from iterator
     except RuntimeError as error:
         if 'terminated unexpectedly' not in str(error):
             raise
-        raise RunError(f'a decoding process ended ({error}); fewer data.workers or a smaller data.canvas take less memory') from error
+        raise RunError(
+            f'a decoding process ended ({error}); fewer data.workers or a smaller data.canvas take less memory'
+        ) from error
     finally:
+        atexit.unregister(iterator.close)
         iterator.close()
 
 

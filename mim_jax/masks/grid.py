@@ -16,7 +16,9 @@ def random(key: Array, grid: Grid, *, ratio: float) -> Mask:
     return hide_highest(per_row(key, jax.random.uniform, (grid[0], size(grid))), num_hidden(grid, ratio))
 
 
-def block(key: Array, grid: Grid, *, ratio: float, min_size: int = 4, aspect: tuple[float, float] = (0.3, 10 / 3)) -> Mask:
+def block(
+    key: Array, grid: Grid, *, ratio: float, min_size: int = 4, aspect: tuple[float, float] = (0.3, 10 / 3)
+) -> Mask:
     """Hides random rectangles until the share is met (blockwise masking of BEiT, arXiv 2106.08254), over the last two axes.
 
     Rectangles have at least `min_size` tokens and aspect ratios between the two of `aspect`, log-uniform. BEiT

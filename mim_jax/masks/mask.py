@@ -31,7 +31,9 @@ class Mask:
     def visible(self) -> Array:
         """i32[B, K]: positions of the visible tokens, ascending."""
         if self.num_visible is None:
-            raise ValueError('rows of this mask differ in their number of visible tokens: hide with mask_token, not drop')
+            raise ValueError(
+                'rows of this mask differ in their number of visible tokens: hide with mask_token, not drop'
+            )
         return positions(~self.hidden, self.num_visible)
 
 
@@ -129,5 +131,7 @@ def num_hidden(grid: Grid, ratio: float) -> int:
     n = size(grid)
     hidden = n - int(n * (1 - ratio) + 1e-6)
     if not 0 < hidden < n:
-        raise ValueError(f'mask ratio {ratio} of a {"x".join(map(str, grid[1:]))} grid hides {hidden} of {n} tokens: at least one must stay visible and one be hidden')
+        raise ValueError(
+            f'mask ratio {ratio} of a {"x".join(map(str, grid[1:]))} grid hides {hidden} of {n} tokens: at least one must stay visible and one be hidden'
+        )
     return hidden

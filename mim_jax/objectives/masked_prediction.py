@@ -89,13 +89,17 @@ class MaskedPrediction(nn.Module):
             index, weight = asked(mask, term.on)
             goal = take(term.target(batch, tokens, teacher), index)  # f32[B, T, R]
             real = None if tokens.valid is None else take(tokens.valid, index)
-            prediction = self.predictor[name](z, pos, take(tokens.pos, index), goal.shape[-1], valid_seen=valid, valid_asked=real)
+            prediction = self.predictor[name](
+                z, pos, take(tokens.pos, index), goal.shape[-1], valid_seen=valid, valid_asked=real
+            )
             weight = weight if real is None else weight * real
             weight = weight * batch['valid'][:, None] if 'valid' in batch else weight
             answers[name] = dict(prediction=prediction, goal=goal, asked=index, weight=weight)
         return dict(tokens=tokens, mask=mask, z=z, terms=answers)
 
-    def __call__(self, batch: dict, key: Array, train: bool = True, mask: Mask | None = None, teacher=None) -> tuple[Array, dict]:
+    def __call__(
+        self, batch: dict, key: Array, train: bool = True, mask: Mask | None = None, teacher=None
+    ) -> tuple[Array, dict]:
         """The weighted sum of the terms, and what the log shows of it.
 
         Returns:

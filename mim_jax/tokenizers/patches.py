@@ -17,9 +17,13 @@ def patch_grid(shape: tuple[int, ...], patch: tuple[int, ...]) -> Grid:
     """
     spatial = shape[1:-1]
     if len(spatial) != len(patch):
-        raise ValueError(f'patch {tuple(patch)} has {len(patch)} axes but the array has {len(spatial)}: shape {tuple(shape)}')
+        raise ValueError(
+            f'patch {tuple(patch)} has {len(patch)} axes but the array has {len(spatial)}: shape {tuple(shape)}'
+        )
     if any(p > s for p, s in zip(patch, spatial, strict=True)):
-        raise ValueError(f'patch {tuple(patch)} is larger than the input {spatial}: use a smaller tokenizer.patch or a larger input')
+        raise ValueError(
+            f'patch {tuple(patch)} is larger than the input {spatial}: use a smaller tokenizer.patch or a larger input'
+        )
     return (shape[0], *(-(-s // p) for s, p in zip(spatial, patch, strict=True)))
 
 
@@ -59,7 +63,9 @@ def unpatchify(raw: Array, patch: tuple[int, ...], shape: tuple[int, ...]) -> Ar
     return x[(slice(None), *(slice(s) for s in spatial))]
 
 
-def patches(batch: dict, *, key: str = 'image', patch: tuple[int, ...] = (16, 16), native: tuple[int, ...] | None = None) -> Tokens:
+def patches(
+    batch: dict, *, key: str = 'image', patch: tuple[int, ...] = (16, 16), native: tuple[int, ...] | None = None
+) -> Tokens:
     """Tokens of batch[key] f32[B, *spatial, C]: raw patches, their coordinates and which of them are real.
 
     Args:

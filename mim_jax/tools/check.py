@@ -48,11 +48,17 @@ class Found:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog='python -m mim_jax.tools.check', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('path', help='a folder, glob, list file, .parquet, .npz, packed shards, tfds:NAME, hf:NAME or builtin:NAME')
+    parser = argparse.ArgumentParser(
+        prog='python -m mim_jax.tools.check', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        'path', help='a folder, glob, list file, .parquet, .npz, packed shards, tfds:NAME, hf:NAME or builtin:NAME'
+    )
     parser.add_argument('--channels', type=int, default=0, help='channels to decode to; 0 = what most records have')
     parser.add_argument('--labels', default='auto', help="'auto', 'none' or a column")
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='decoding processes; 0 = this one only')
+    parser.add_argument(
+        '--workers', type=int, default=os.cpu_count() or 1, help='decoding processes; 0 = this one only'
+    )
     parser.add_argument('--limit', type=int, default=0, help='records to look at, spread evenly; 0 = all')
     parser.add_argument('--json', default='', metavar='FILE', help='where to write the report as JSON too')
     options = parser.parse_args(argv)
@@ -126,13 +132,20 @@ def _look(source: Source, channels: int, dtype: str, rows: np.ndarray) -> Found:
         try:
             record = source[int(row)]
             kind = kind_of(record.data)
-            pixels = decode(record.data, channels=channels, dtype=dtype, canvas=(STATISTICS_SIDE, STATISTICS_SIDE), min_side=2)
+            pixels = decode(
+                record.data, channels=channels, dtype=dtype, canvas=(STATISTICS_SIDE, STATISTICS_SIDE), min_side=2
+            )
         except InputError:
             raise
         except Exception as error:
             found.bad.append((source.name(int(row)), reason(error)))
             continue
-        for counter, value in ((found.formats, kind.format), (found.modes, kind.mode), (found.channels, kind.channels), (found.bits, kind.bits)):
+        for counter, value in (
+            (found.formats, kind.format),
+            (found.modes, kind.mode),
+            (found.channels, kind.channels),
+            (found.bits, kind.bits),
+        ):
             counter[value] += 1
         found.labels[record.label] += 1
         found.notes.update(pixels.notes)
@@ -165,7 +178,10 @@ def _report(path: str, source: Source, validation: str, looked: int, channels: i
         bits=dict(found.bits.most_common()),
         height=dict(min=int(sizes[:, 0].min()), median=int(np.median(sizes[:, 0])), max=int(sizes[:, 0].max())),
         width=dict(min=int(sizes[:, 1].min()), median=int(np.median(sizes[:, 1])), max=int(sizes[:, 1].max())),
-        shorter_side={_bin(low, high): int(((low <= short) & (short < high)).sum()) for low, high in zip(SIDES, SIDES[1:], strict=False)},
+        shorter_side={
+            _bin(low, high): int(((low <= short) & (short < high)).sum())
+            for low, high in zip(SIDES, SIDES[1:], strict=False)
+        },
         mean=[float(f'{x:.4g}') for x in mean],
         std=[float(f'{x:.4g}') for x in std],
         classes={name: found.labels[i] for i, name in enumerate(names)},
@@ -198,7 +214,10 @@ def _config(report: dict, sizes: np.ndarray, channels: int, dtype: str) -> dict:
 
 def overrides(config: dict) -> str:
     """The config as options for the command line."""
-    return ' \\\n'.join(f"  --config.data.{key}='{value}'" if isinstance(value, (tuple, str)) else f'  --config.data.{key}={value}' for key, value in config.items())
+    return ' \\\n'.join(
+        f"  --config.data.{key}='{value}'" if isinstance(value, (tuple, str)) else f'  --config.data.{key}={value}'
+        for key, value in config.items()
+    )
 
 
 def text(report: dict) -> str:
@@ -230,7 +249,14 @@ def text(report: dict) -> str:
     lines += [f'    {entry["name"]}: {entry["reason"]}' for entry in report['unreadable'][:SHOWN]]
     if len(report['unreadable']) > SHOWN:
         lines.append(f'    ... and {len(report["unreadable"]) - SHOWN} more: --json=FILE lists all')
-    return '\n'.join([*lines, '', 'A config for it, to be added to python -m mim_jax.main --config=... --workdir=...', overrides(report['config'])])
+    return '\n'.join(
+        [
+            *lines,
+            '',
+            'A config for it, to be added to python -m mim_jax.main --config=... --workdir=...',
+            overrides(report['config']),
+        ]
+    )
 
 
 def _classes(report: dict) -> str:

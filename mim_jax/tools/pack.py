@@ -33,13 +33,19 @@ SHOWN = 20
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog='python -m mim_jax.tools.pack', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='python -m mim_jax.tools.pack', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('src', help='a folder, glob, list file, .parquet, .npz, tfds:NAME, hf:NAME or builtin:NAME')
     parser.add_argument('dst', help='a folder that does not exist yet')
     parser.add_argument('--shards', type=int, default=0, help=f'files to write; 0 = one for each {SHARD} records')
-    parser.add_argument('--short-side', type=int, default=0, help='reduce images whose shorter side is longer; 0 = never')
+    parser.add_argument(
+        '--short-side', type=int, default=0, help='reduce images whose shorter side is longer; 0 = never'
+    )
     parser.add_argument('--quality', type=int, default=90, help='of JPEG, where it is written anew')
-    parser.add_argument('--format', choices=('keep', 'jpeg', 'png'), default='keep', help='keep = the bytes as they are, if the size is')
+    parser.add_argument(
+        '--format', choices=('keep', 'jpeg', 'png'), default='keep', help='keep = the bytes as they are, if the size is'
+    )
     parser.add_argument('--labels', default='auto', help="'auto', 'none' or a column")
     parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='decoding threads')
     options = parser.parse_args(argv)
@@ -51,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, InputError) else 1
     for folder, index in indices.items():
         size = sum(shard['bytes'] for shard in index['shards'])
-        print(f'{folder}: {index["count"]} records in {len(index["shards"])} shards, {size / 2**20:.1f} MiB, verified; {len(index["skipped"])} left out')
+        print(
+            f'{folder}: {index["count"]} records in {len(index["shards"])} shards, {size / 2**20:.1f} MiB, verified; {len(index["skipped"])} left out'
+        )
         for entry in index['skipped'][:SHOWN]:
             print(f'  {entry["name"]}: {entry["reason"]}')
     return 0
@@ -77,10 +85,14 @@ def recode(data: bytes | np.ndarray, *, short_side: int = 0, quality: int = 90, 
         record = _plain(ImageOps.exif_transpose(record))
     if isinstance(record, Image.Image):
         if scale < 1:
-            record = record.resize(tuple(max(1, round(side * scale)) for side in record.size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+            record = record.resize(
+                tuple(max(1, round(side * scale)) for side in record.size), Image.Resampling.BICUBIC, reducing_gap=3.0
+            )
         return _save(record, target, quality)
     if scale < 1:
-        record = shrink(record[..., None] if record.ndim == 2 else record, tuple(max(1, round(side * scale)) for side in size))
+        record = shrink(
+            record[..., None] if record.ndim == 2 else record, tuple(max(1, round(side * scale)) for side in size)
+        )
     return _save_array(record, form, quality)
 
 
@@ -158,7 +170,9 @@ def _write(source: Source, folder: Path, src: str, form, shards: int, workers: i
             file = folder / f'{number:05}-of-{len(bounds) - 1:05}.array_record'
             writer, before = ArrayRecordWriter(str(file), 'group_size:1'), len(checks)
             for start in range(first, last, CHUNK):
-                for packed, bands, bad in pool.map(partial(_prepare, source, form), range(start, min(start + CHUNK, last))):
+                for packed, bands, bad in pool.map(
+                    partial(_prepare, source, form), range(start, min(start + CHUNK, last))
+                ):
                     if bad:
                         skipped.append(bad)
                         continue
@@ -168,7 +182,9 @@ def _write(source: Source, folder: Path, src: str, form, shards: int, workers: i
             writer.close()
             entries.append(dict(file=file.name, count=len(checks) - before, bytes=file.stat().st_size))
     if not checks:
-        raise InputError(f'no readable image in {src}: all of {len(source)} records are bad, as {skipped[0]["name"]} ({skipped[0]["reason"]})')
+        raise InputError(
+            f'no readable image in {src}: all of {len(source)} records are bad, as {skipped[0]["name"]} ({skipped[0]["reason"]})'
+        )
     index = dict(version=VERSION, count=len(checks), num_classes=source.num_classes, class_names=source.class_names,
                  channels=dict(channels.most_common()), source=src, shards=entries, skipped=skipped)  # fmt: skip
     (folder / INDEX).write_text(json.dumps(index, indent=1) + '\n')
@@ -198,7 +214,9 @@ def _verify(folder: Path, checks: np.ndarray, workers: int) -> None:
     def look(row: int) -> None:
         record = source[row]
         if zlib.crc32(encode(record)) != checks[row]:
-            raise RunError(f'{folder}: record {row} ({record.name}) reads back with other bytes; the disk may be full or broken')
+            raise RunError(
+                f'{folder}: record {row} ({record.name}) reads back with other bytes; the disk may be full or broken'
+            )
         kind = opened(record.data)
         if isinstance(kind, Image.Image):
             kind.load()

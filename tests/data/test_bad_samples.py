@@ -38,7 +38,9 @@ def test_no_list_without_bad_records(tmp_path):
 def test_too_many_stop_the_run_but_not_before_there_is_enough_to_judge(tmp_path):
     bad = Bad(tmp_path / 'list', 'the data', 1000, max_share=0.25)
     bad.add(report(32, *'abcdefghijklmnop'))
-    with pytest.raises(RunError, match=r'the data: 32 of 64 records are bad, more than data.max_bad_share=0.25, as q \(broken\)'):
+    with pytest.raises(
+        RunError, match=r'the data: 32 of 64 records are bad, more than data.max_bad_share=0.25, as q \(broken\)'
+    ):
         bad.add(report(32, *'qrstuvwxyzABCDEF'))
 
 

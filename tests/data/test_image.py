@@ -50,7 +50,9 @@ def test_formats_and_modes_agree_with_pillow(kind, mode, channels):
         data = encoded(image, kind)
     except (OSError, KeyError, ValueError):
         pytest.skip(f'{kind} has no {mode}')
-    want = np.asarray(Image.open(BytesIO(data)).convert({1: 'L', 3: 'RGB', 4: 'RGBA'}[channels])).reshape(20, 30, channels)
+    want = np.asarray(Image.open(BytesIO(data)).convert({1: 'L', 3: 'RGB', 4: 'RGBA'}[channels])).reshape(
+        20, 30, channels
+    )
     np.testing.assert_array_equal(pixels(data, channels), want)
 
 
@@ -92,7 +94,11 @@ def test_reducing_an_array_is_reducing_the_image():
 def test_many_channels(bands, dtype):
     array = rng.integers(0, 255, (12, 10, bands)).astype(dtype)
     first, options = np.moveaxis(array, -1, 0), dict(photometric='minisblack')
-    tiffs = tiff(array, planarconfig='contig', **options), tiff(first, planarconfig='separate', **options), tiff(first, **options)
+    tiffs = (
+        tiff(array, planarconfig='contig', **options),
+        tiff(first, planarconfig='separate', **options),
+        tiff(first, **options),
+    )
     for form in (array, npy(array), npy(first), *tiffs):
         np.testing.assert_array_equal(pixels(form, bands, dtype), array)
 

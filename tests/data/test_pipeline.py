@@ -20,7 +20,11 @@ OPTIONS = dict(canvas=(32, 32))
 @pytest.fixture
 def numbered(tmp_path):
     """23 records whose pixels and label say which one they are."""
-    np.savez(tmp_path / 'n.npz', images=np.arange(23, dtype=np.uint8)[:, None, None] + np.zeros((23, 4, 4), np.uint8), labels=np.arange(23))
+    np.savez(
+        tmp_path / 'n.npz',
+        images=np.arange(23, dtype=np.uint8)[:, None, None] + np.zeros((23, 4, 4), np.uint8),
+        labels=np.arange(23),
+    )
     return open_source(str(tmp_path / 'n.npz'))
 
 
@@ -80,7 +84,14 @@ if __name__ == '__main__':
 def test_workers_go_with_the_trainer_and_their_death_is_told(tmp_path, killed):
     (tmp_path / 'script.py').write_text(SCRIPT)
     environment = os.environ | dict(PYTHONPATH=os.getcwd())
-    done = subprocess.run([sys.executable, 'script.py', killed], cwd=tmp_path, env=environment, text=True, timeout=120, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, 'script.py', killed],
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        timeout=120,
+        stdout=subprocess.PIPE,
+    )
     worker, *rest = done.stdout.splitlines()
     if killed == 'worker':
         assert done.returncode == 0 and rest[0].startswith('a decoding process ended')
@@ -92,7 +103,10 @@ def test_workers_go_with_the_trainer_and_their_death_is_told(tmp_path, killed):
 
 def test_two_hosts_share_the_batch_of_one(numbered):
     whole = labels(batches(numbered, batch_size=6, steps=5, channels=1, **OPTIONS))
-    halves = [labels(batches(numbered, batch_size=6, steps=5, channels=1, process_index=i, process_count=2, **OPTIONS)) for i in (0, 1)]
+    halves = [
+        labels(batches(numbered, batch_size=6, steps=5, channels=1, process_index=i, process_count=2, **OPTIONS))
+        for i in (0, 1)
+    ]
     np.testing.assert_array_equal(whole, np.concatenate(halves, 1))
 
 
@@ -110,7 +124,10 @@ def test_a_batch_larger_than_the_source(numbered):
 
 def test_one_pass_gives_each_record_once_in_order(numbered):
     for count in (1, 2):
-        hosts = [list(one_pass(numbered, batch_size=10, channels=1, process_index=i, process_count=count, **OPTIONS)) for i in range(count)]
+        hosts = [
+            list(one_pass(numbered, batch_size=10, channels=1, process_index=i, process_count=count, **OPTIONS))
+            for i in range(count)
+        ]
         label = np.concatenate([np.stack([b['label'] for b, _ in host]) for host in hosts], 1).ravel()
         valid = np.concatenate([np.stack([b['valid'] for b, _ in host]) for host in hosts], 1).ravel()
         np.testing.assert_array_equal(label[valid], np.arange(23))
@@ -155,7 +172,10 @@ def test_hostile_folder(hostile):
     assert 'not an image' in reasons['text.jpg'] and '1 x 1' in reasons['one.png']
     notes = dict(report.notes)
     assert notes['gray.png'] == 'grayscale repeated to RGB' and notes['cmyk.jpg'] == 'CMYK converted to RGB'
-    assert {kind for name, kind in report.notes if name == 'deep.png'} == {'16 bits reduced to 8', 'grayscale repeated to RGB'}
+    assert {kind for name, kind in report.notes if name == 'deep.png'} == {
+        '16 bits reduced to 8',
+        'grayscale repeated to RGB',
+    }
     assert notes['moving.webp'] == 'first frame of an animation'
     assert batch['valid'].sum() == 6 and report.seen == 10
 
@@ -172,7 +192,9 @@ def test_an_unknown_dtype(numbered):
 
 def test_hold_out_is_a_fixed_split(numbered):
     train, val = hold_out(numbered, 0.2)
-    assert len(val) == 5 and sorted([train[i].label for i in range(18)] + [val[i].label for i in range(5)]) == list(range(23))
+    assert len(val) == 5 and sorted([train[i].label for i in range(18)] + [val[i].label for i in range(5)]) == list(
+        range(23)
+    )
     again = hold_out(numbered, 0.2)[1]
     assert [val[i].name for i in range(5)] == [again[i].name for i in range(5)]
     with pytest.raises(InputError, match='empty'):

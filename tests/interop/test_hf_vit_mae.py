@@ -104,9 +104,9 @@ def test_loss_prediction_and_gradients_agree(size, patch, norm_pix):
 
     @jax.jit
     def ours(params):
-        out = objective.apply(
-            {'params': params}, {'image': images}, key, mask=mask, method=MaskedPrediction.predict
-        )['terms']['pixels']
+        out = objective.apply({'params': params}, {'image': images}, key, mask=mask, method=MaskedPrediction.predict)[
+            'terms'
+        ]['pixels']
         return mse(out['prediction'], out['goal'], out['weight']), out['prediction']
 
     (loss, prediction), grads = jax.value_and_grad(ours, has_aux=True)(params)

@@ -29,7 +29,9 @@ def test_equals_numpy(name, dtype, jit):
 
 @pytest.mark.parametrize('name', ELEMENTWISE)
 def test_no_weight_is_no_loss_and_no_gradient(name):
-    value, grad = jax.value_and_grad(getattr(losses, name))(jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3)), jnp.zeros((1, 2)))
+    value, grad = jax.value_and_grad(getattr(losses, name))(
+        jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3)), jnp.zeros((1, 2))
+    )
     assert value == 0 and not grad.any()
 
 
@@ -38,4 +40,6 @@ def test_smooth_l1_equals_torch_at_another_beta():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 1, 4, 6)).astype(np.float32)
     expected = torch.nn.functional.smooth_l1_loss(torch.tensor(a), torch.tensor(b), beta=0.3)
-    np.testing.assert_allclose(losses.smooth_l1(jnp.array(a), jnp.array(b), jnp.ones((1, 4)), beta=0.3), expected.item(), rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.smooth_l1(jnp.array(a), jnp.array(b), jnp.ones((1, 4)), beta=0.3), expected.item(), rtol=1e-6
+    )

@@ -41,7 +41,9 @@ def test_random_hides_every_token_equally_often():
 
 
 def test_block_hides_rectangles():
-    hidden = np.asarray(jax.jit(lambda k: masks.block(k, (500, 14, 14), ratio=0.4).hidden)(jax.random.key(2))).reshape(-1, 14, 14)
+    hidden = np.asarray(jax.jit(lambda k: masks.block(k, (500, 14, 14), ratio=0.4).hidden)(jax.random.key(2))).reshape(
+        -1, 14, 14
+    )
     neighbours = (hidden[:, 1:] == hidden[:, :-1]).mean()
     scattered = np.asarray(masks.random(jax.random.key(2), (500, 14, 14), ratio=0.4).hidden).reshape(-1, 14, 14)
     assert neighbours > 0.85 > 0.6 > (scattered[:, 1:] == scattered[:, :-1]).mean()
@@ -78,4 +80,6 @@ def test_impossible_masks_say_so(draw, says):
 
 def test_draws_depend_on_the_key_alone():
     a, b = (masks.random(jax.random.key(s), (2, 8, 8), ratio=0.5).hidden for s in (0, 0))
-    assert jnp.array_equal(a, b) and not jnp.array_equal(a, masks.random(jax.random.key(1), (2, 8, 8), ratio=0.5).hidden)
+    assert jnp.array_equal(a, b) and not jnp.array_equal(
+        a, masks.random(jax.random.key(1), (2, 8, 8), ratio=0.5).hidden
+    )

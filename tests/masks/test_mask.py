@@ -37,7 +37,9 @@ def test_take_is_exact(form, dtype):
     index = jnp.array([[0, 3, 8], [5, 6, 7]])
     taken = m.take(x, index)
     assert taken.dtype == x.dtype
-    np.testing.assert_array_equal(np.asarray(taken, np.float32), np.take_along_axis(np.asarray(x, np.float32), np.asarray(index)[..., None], 1))
+    np.testing.assert_array_equal(
+        np.asarray(taken, np.float32), np.take_along_axis(np.asarray(x, np.float32), np.asarray(index)[..., None], 1)
+    )
     np.testing.assert_array_equal(m.take(x[..., 0], index), taken[..., 0])
 
 

@@ -107,9 +107,13 @@ def stack_results(dtype='float32', **options):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize('options', [dict(scan=True), dict(remat='full'), dict(remat='dots'), dict(scan=True, remat='attention')])
+@pytest.mark.parametrize(
+    'options', [dict(scan=True), dict(remat='full'), dict(remat='dots'), dict(scan=True, remat='attention')]
+)
 def test_scan_and_remat_change_nothing(options):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), stack_results(**options), stack_results())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), stack_results(**options), stack_results()
+    )
 
 
 def test_bfloat16_stays_near_float32_and_parameters_stay_float32():

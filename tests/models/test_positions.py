@@ -27,7 +27,9 @@ def test_sincos_is_that_of_mae():
 def test_sincos_is_that_of_transformers():
     model = pytest.importorskip('transformers.models.vit_mae.modeling_vit_mae')
     table = model.build_2d_sinusoidal_position_embedding(3, 5, 16).numpy()
-    np.testing.assert_allclose(sincos(coordinates((3, 5)), 16)[0], np.concatenate([table[:, 8:], table[:, :8]], 1), atol=1e-6)
+    np.testing.assert_allclose(
+        sincos(coordinates((3, 5)), 16)[0], np.concatenate([table[:, 8:], table[:, :8]], 1), atol=1e-6
+    )
 
 
 def test_sincos_of_other_numbers_of_axes():
@@ -45,7 +47,9 @@ def test_cubic_weights_are_one_hot_at_integers_and_sum_to_one(size):
     np.testing.assert_allclose(anywhere.sum(-1), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize(('native', 'grid'), [((4, 6), (7, 3)), ((3, 3), (12, 12)), ((5,), (8,)), ((2, 4, 4), (3, 4, 6))])
+@pytest.mark.parametrize(
+    ('native', 'grid'), [((4, 6), (7, 3)), ((3, 3), (12, 12)), ((5,), (8,)), ((2, 4, 4), (3, 4, 6))]
+)
 def test_learned_positions_resample_as_jax_image_resize(native, grid):
     width = 6
     module = Positions(width, 'learned', native)

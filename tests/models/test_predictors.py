@@ -10,7 +10,11 @@ Z = jax.random.normal(jax.random.key(0), (B, E + K, D))
 SEEN = jnp.stack([jnp.arange(K, dtype=jnp.float32), jnp.zeros(K)], -1)[None].repeat(B, 0)
 ASKED = jnp.stack([jnp.arange(T, dtype=jnp.float32), jnp.ones(T)], -1)[None].repeat(B, 0)
 DECODER = dict(width=16, depth=2, heads=2)
-DECODERS = [SelfAttention(**DECODER), CrossAttention(**DECODER), SelfAttention(**DECODER, positions='learned', grid=(4, 2))]
+DECODERS = [
+    SelfAttention(**DECODER),
+    CrossAttention(**DECODER),
+    SelfAttention(**DECODER, positions='learned', grid=(4, 2)),
+]
 
 
 @pytest.mark.parametrize('predictor', [*DECODERS, SelfAttention(**DECODER, dtype='bfloat16', scan=True, remat='full')])
@@ -47,4 +51,6 @@ def test_linear_reads_the_token_at_each_asked_position():
     head = params['params']['head']
     tokens = jnp.take_along_axis(Z[:, E:], picked[..., None], 1)
     np.testing.assert_allclose(out, tokens @ head['kernel'] + head['bias'], atol=1e-5)
-    np.testing.assert_array_equal(predictor.apply(params, Z, SEEN, ASKED, WIDTH), jnp.zeros((B, T, WIDTH)) + head['bias'])
+    np.testing.assert_array_equal(
+        predictor.apply(params, Z, SEEN, ASKED, WIDTH), jnp.zeros((B, T, WIDTH)) + head['bias']
+    )

@@ -25,7 +25,9 @@ def test_patch_order_is_that_of_mae():
     raw = np.asarray(patchify(jnp.array(x), (4, 4)))
     for row in range(2):
         for col in range(3):
-            np.testing.assert_array_equal(raw[:, row * 3 + col].reshape(2, 4, 4, 3), x[:, row * 4 : row * 4 + 4, col * 4 : col * 4 + 4])
+            np.testing.assert_array_equal(
+                raw[:, row * 3 + col].reshape(2, 4, 4, 3), x[:, row * 4 : row * 4 + 4, col * 4 : col * 4 + 4]
+            )
 
 
 def test_a_side_that_does_not_divide_is_padded_with_its_last_pixels():

@@ -34,7 +34,9 @@ def test_counts_sizes_and_statistics(tmp_path):
     assert 'b/broken.jpg: not an image' in text(report)
 
 
-@pytest.mark.parametrize('form, channels, dtype', [('uint8', 4, 'uint8'), ('uint16', 13, 'uint16'), ('float32', 2, 'float32')])
+@pytest.mark.parametrize(
+    'form, channels, dtype', [('uint8', 4, 'uint8'), ('uint16', 13, 'uint16'), ('float32', 2, 'float32')]
+)
 def test_statistics_are_those_of_numpy(tmp_path, form, channels, dtype):
     images = np.random.default_rng(0).integers(0, 200, (20, 12, 12, channels)).astype(form)
     np.savez(tmp_path / 'x.npz', images=images)
@@ -43,7 +45,12 @@ def test_statistics_are_those_of_numpy(tmp_path, form, channels, dtype):
     np.testing.assert_allclose(report['mean'], images.mean((0, 1, 2)) / scale, rtol=1e-3)
     np.testing.assert_allclose(report['std'], images.std((0, 1, 2)) / scale, rtol=1e-3)
     config = report['config']
-    assert (config['channels'], config['dtype'], config['image_size'], config['canvas']) == (channels, dtype, (12, 12), (12, 12))
+    assert (config['channels'], config['dtype'], config['image_size'], config['canvas']) == (
+        channels,
+        dtype,
+        (12, 12),
+        (12, 12),
+    )
 
 
 def test_the_overrides_parse_as_they_are_printed(tmp_path):

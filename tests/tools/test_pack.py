@@ -39,7 +39,11 @@ def test_bytes_names_and_labels_come_back(classes, tmp_path, shards):
     assert len(packed) == 11 and packed.class_names == ['a', 'b'] and packed.num_classes == 2
     assert [tuple(packed[i]) for i in range(11)] == [tuple(source[i]) for i in range(11)]
     index = json.loads((tmp_path / 'dst' / 'index.json').read_text())
-    assert len(index['shards']) == {0: 1, 50: 11}.get(shards, shards) and index['channels'] == {'3': 11} and index['count'] == 11
+    assert (
+        len(index['shards']) == {0: 1, 50: 11}.get(shards, shards)
+        and index['channels'] == {'3': 11}
+        and index['count'] == 11
+    )
     assert not list(tmp_path.glob('.*'))
     assert open_source(str(tmp_path / 'dst'), 'none').num_classes == 0
 

@@ -73,7 +73,9 @@ def _open_files(path: str, labels: str, class_names: list[str] | None) -> Source
         return npz.Arrays(here, labels, class_names)
     if here.suffix in ('.txt', '.csv'):
         return folder.listing(here, labels, class_names)
-    raise InputError(f'{path}: cannot read {here.suffix or "this kind of"} files; give a folder, .parquet, .npz, .npy, .txt or .csv')
+    raise InputError(
+        f'{path}: cannot read {here.suffix or "this kind of"} files; give a folder, .parquet, .npz, .npy, .txt or .csv'
+    )
 
 
 def _parquet_shards(path: str) -> tuple[list[Path], str | None]:
@@ -82,7 +84,9 @@ def _parquet_shards(path: str) -> tuple[list[Path], str | None]:
     if colon and stem.endswith('.parquet'):
         return _parquet_shards(stem)[0], split
     if path.endswith('.parquet'):
-        return [Path(path)] if Path(path).exists() else [Path(name) for name in sorted(glob(path, recursive=True))], None
+        return [Path(path)] if Path(path).exists() else [
+            Path(name) for name in sorted(glob(path, recursive=True))
+        ], None
     return sorted(_shard_folder(Path(path)).glob('*.parquet')), None
 
 
@@ -98,7 +102,9 @@ def _missing(path: Path) -> str:
         path, parent = parent, parent.parent
     siblings = [p.name for p in parent.iterdir()] if parent.is_dir() else []
     close = difflib.get_close_matches(path.name, siblings, 1, 0.5)
-    return f'{path} does not exist' + (f'; did you mean {parent / close[0]}?' if close else f'; {parent} has no such name')
+    return f'{path} does not exist' + (
+        f'; did you mean {parent / close[0]}?' if close else f'; {parent} has no such name'
+    )
 
 
 def find_splits(path: str) -> tuple[str, str]:
@@ -152,7 +158,9 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source]:
     return Subset(source, np.sort(order[count:])), Subset(source, np.sort(order[:count]))
 
 
-def open_splits(path: str, val_path: str = '', labels: str = 'auto', holdout: float = 0.0) -> tuple[Source, Source | None]:
+def open_splits(
+    path: str, val_path: str = '', labels: str = 'auto', holdout: float = 0.0
+) -> tuple[Source, Source | None]:
     """The training and the validation records: those of `val_path`, else those found at `path`, else a share `holdout`.
 
     Raises:

@@ -94,9 +94,13 @@ def number(values: Sequence, names: list[str] | None, where: str) -> Labels:
             raise InputError(f'{where}: label {ids.max()}, but there are {len(names)} classes')
         return Labels(ids.astype(np.int32), names)
     if kinds != {str}:
-        raise InputError(f'{where}: labels are {", ".join(sorted(k.__name__ for k in kinds))}; they have to be whole numbers or strings')
+        raise InputError(
+            f'{where}: labels are {", ".join(sorted(k.__name__ for k in kinds))}; they have to be whole numbers or strings'
+        )
     names = names or sorted({value for value in values if value is not None})
     index = {name: i for i, name in enumerate(names)}
     if strange := {value for value in values if value is not None} - index.keys():
-        raise InputError(f'{where}: class {min(strange)!r} is not among the {len(names)} classes of the training records')
+        raise InputError(
+            f'{where}: class {min(strange)!r} is not among the {len(names)} classes of the training records'
+        )
     return Labels(np.array([-1 if value is None else index[value] for value in values], np.int32), names)

@@ -74,7 +74,9 @@ def listing(path: Path, labels: str, class_names: list[str] | None) -> Files:
     Raises:
         InputError: an empty list, or no such column.
     """
-    lines = [line for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip() and not line.startswith('#')]
+    lines = [
+        line for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip() and not line.startswith('#')
+    ]
     rows = list(csv.reader(lines)) if path.suffix == '.csv' else [_split(line) for line in lines]
     column = 1
     if rows and rows[0][0].strip().lower() in _HEADERS:

@@ -72,4 +72,8 @@ class HuggingFace(Labelled):
 def _labels(loaded, column: str | None, class_names: list[str] | None, where: str) -> Labels:
     if column is None:
         return number([None] * len(loaded), None, where)
-    return number(list(loaded[column]), getattr(loaded.features[column], 'names', None) or class_names, f'hf:{where}, column {column}')
+    return number(
+        list(loaded[column]),
+        getattr(loaded.features[column], 'names', None) or class_names,
+        f'hf:{where}, column {column}',
+    )

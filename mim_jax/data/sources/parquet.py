@@ -134,7 +134,11 @@ def _features(schema: pa.Schema) -> dict:
 def _image_column(schema: pa.Schema, features: dict, where: str) -> str:
     def holds_images(field) -> bool:
         kind = field.type
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index('bytes') >= 0)
+        return (
+            pa.types.is_binary(kind)
+            or pa.types.is_large_binary(kind)
+            or (pa.types.is_struct(kind) and kind.get_field_index('bytes') >= 0)
+        )
 
     found = [field.name for field in schema if holds_images(field)]
     declared = [name for name in found if features.get(name, {}).get('_type') == 'Image']

@@ -22,7 +22,9 @@ class TFDS(Source):
         try:
             builder = tfds.builder(self.dataset)
             features = dict(builder.info.features)
-            self.image = next((key for key in ('image', *features) if isinstance(features.get(key), tfds.features.Image)), None)
+            self.image = next(
+                (key for key in ('image', *features) if isinstance(features.get(key), tfds.features.Image)), None
+            )
             skip = {self.image: tfds.decode.SkipDecoding()} if self.image else {}
             self.data = builder.as_data_source(split=self.split, decoders=skip)
         except Exception as error:  # the library raises a dozen kinds; each means that this name cannot be read

@@ -137,7 +137,14 @@ def test_parquet_shards_of_a_hub_repository(tmp_path):
 
 def test_parquet_column_of_splits_and_named_labels(tmp_path):
     file = tmp_path / 'all.parquet'
-    shard(file, 0, 6, label=list('abcabc'), part=[5, 4, 3, 2, 1, 0], split=['train', 'test', 'train', 'train', 'test', 'train'])
+    shard(
+        file,
+        0,
+        6,
+        label=list('abcabc'),
+        part=[5, 4, 3, 2, 1, 0],
+        split=['train', 'test', 'train', 'train', 'test', 'train'],
+    )
     train, test = open_splits(str(file))
     assert [r.label for r in records(train)] == [0, 2, 0, 2] and [r.label for r in records(test)] == [1, 1]
     assert test[1].data == png(4) and test[1].name == 'all.parquet:4'
@@ -220,7 +227,9 @@ def test_builtin_digits():
 def test_saved_hugging_face_dataset(tmp_path):
     datasets = pytest.importorskip('datasets')
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['x', 'y']))
-    make = lambda n: datasets.Dataset.from_dict(dict(image=[dict(bytes=png(i), path=None) for i in range(n)], label=[1] * n), features)  # noqa: E731
+    make = lambda n: datasets.Dataset.from_dict(
+        dict(image=[dict(bytes=png(i), path=None) for i in range(n)], label=[1] * n), features
+    )  # noqa: E731
     datasets.DatasetDict(train=make(5), test=make(3)).save_to_disk(tmp_path / 'saved')
     train, test = open_splits(f'hf:{tmp_path / "saved"}')
     assert (len(train), len(test)) == (5, 3) and train.class_names == ['x', 'y']
@@ -260,7 +269,9 @@ def test_tfds(monkeypatch):
         open_source('tfds:toy')
 
 
-@pytest.mark.parametrize('path, module, extra', [('tfds:x', 'tensorflow_datasets', 'tfds'), ('hf:x', 'datasets', 'hub')])
+@pytest.mark.parametrize(
+    'path, module, extra', [('tfds:x', 'tensorflow_datasets', 'tfds'), ('hf:x', 'datasets', 'hub')]
+)
 def test_missing_libraries_name_their_extra(monkeypatch, path, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=rf"pip install 'mim_jax\[{extra}\]'"):
