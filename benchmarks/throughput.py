@@ -1,20 +1,26 @@
 """Trains the same MAE with this code and with transformers + PyTorch, in turns, and prints the ratio of their step times.
 
-    python benchmarks/throughput.py                      # synthetic input, 8 x 64 px and 16 x 224 px
-    python benchmarks/throughput.py --input=jpeg --path=DIR
-    python benchmarks/throughput.py --pipeline --path=DIR
+    python benchmarks/throughput.py                          # synthetic input, 8 x 64 px and 16 x 224 px
+    python benchmarks/throughput.py --input=jpeg --path=DIR  # each reads the JPEG files its own way
+    python benchmarks/throughput.py --pipeline --path=DIR    # our loader against the bare decoding of the same files
 
-ViT 192 x 12, decoder 128 x 4, 16 px patches, 75% masked, f32, one AdamW step. Both stay resident and take turns of a
-few steps, so that a change of the machine's speed meets both; the ratio is of the fastest steps. With --input=jpeg each
-reads the files through its own natural pipeline (ours: mim_jax.data; theirs: a torch DataLoader and PIL), and the
-ratio is of the mean time of a step. --pipeline compares our loader with the bare decoding of the same files by as many threads.
+ViT 192 x 12, decoder 128 x 4, 16-px patches, 75% masked, f32, AdamW. Both stay resident and take turns of a few steps,
+so that a change of the machine's speed meets both. Synthetic input compares the fastest steps; JPEG input the mean ones,
+as a loader works ahead of the steps. Without --path, images like those of ImageNet in size are made and thrown away.
 """
 
+import os
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import BytesIO
+from pathlib import Path
 
 import jax
 import numpy as np
 from absl import app, flags
+from PIL import Image
 
 from configs import mae
 from mim_jax import compile, sharding, train
@@ -22,23 +28,26 @@ from mim_jax.data import pipeline, sources
 
 CASES = flags.DEFINE_list('cases', ['8x64', '16x224'], 'images x pixels')
 TURNS = flags.DEFINE_integer('turns', 4, 'turns of each')
-STEPS = flags.DEFINE_integer('steps', 4, 'steps of a turn')
+STEPS = flags.DEFINE_integer('steps', 5, 'steps of a turn')
 INPUT = flags.DEFINE_enum('input', 'synthetic', ['synthetic', 'jpeg'], 'what is trained on')
 PATH = flags.DEFINE_string('path', '', 'folder of JPEG files')
 PIPELINE = flags.DEFINE_bool('pipeline', False, 'measure the input pipeline alone')
-THREADS = len(__import__('os').sched_getaffinity(0))
-WIDTH, DEPTH, HEADS, DECODER, PATCH = 192, 12, 3, dict(width=128, depth=4, heads=4), 16
+
+CORES = len(os.sched_getaffinity(0))
+WIDTH, DEPTH, HEADS, DECODER, PATCH, CANVAS = 192, 12, 3, dict(width=128, depth=4, heads=4), 16, 256
 
 
 def configuration(batch: int, side: int):
+    """configs/mae.py, of the size of this comparison."""
     config = mae.get_config('tiny')
     config.tokenizer.patch = (PATCH, PATCH)
     config.terms.pixels.predictor.update(DECODER)
-    config.data.update(batch_size=batch, image_size=(side, side), canvas=(side, side), dtype='float32')
-    config.augment.update(crop=None, flip=False)
+    config.data.update(batch_size=batch, image_size=(side, side))
     if INPUT.value == 'jpeg':
-        config.data.update(path=PATH.value, canvas=(2 * side, 2 * side), dtype='uint8')
-        config.augment.update(crop='random_resized', flip=True)
+        config.data.canvas = (CANVAS, CANVAS)
+    else:
+        config.data.update(canvas=(side, side), dtype='float32')
+        config.augment.update(crop=None, flip=False)
     return config
 
 
@@ -52,21 +61,17 @@ def ours(batch: int, side: int):
         empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), compile.batch_spec(config, 2))
         state = jax.jit(train.initial(config, objective, augment))(empty)
     if INPUT.value == 'jpeg':
-        batches = (batch for batch, _ in loader(config))
+        source = sources.open_source(PATH.value, labels='none')
+        batches = (batch for batch, _ in pipeline.batches(source, batch_size=batch, canvas=config.data.canvas))
     else:
-        images = np.random.default_rng(0).standard_normal((batch, side, side, 3), np.float32)
-        one = dict(
-            image=images,
-            size=np.full((batch, 2), side, np.int32),
-            label=np.zeros(batch, np.int32),
-            valid=np.ones(batch, bool),
-        )
-        batches = iter(lambda one=jax.device_put(one): one, None)
-    scale = np.float32(1)
+        spec = compile.batch_spec(config)
+        images = np.random.default_rng(0).standard_normal(spec['image'].shape, np.float32)
+        full = {name: np.ones(x.shape, x.dtype) for name, x in spec.items()} | dict(image=images)
+        batches = iter(partial(jax.device_put, full), None)
 
     def run():
         nonlocal state
-        state, metrics = step(state, next(batches), scale)
+        state, metrics = step(state, next(batches), np.float32(1))
         metrics['loss'].block_until_ready()
 
     return run
@@ -78,28 +83,23 @@ def theirs(batch: int, side: int):
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     torch.manual_seed(0)
-    torch.set_num_threads(THREADS)
-    model = ViTMAEForPreTraining(
-        ViTMAEConfig(
-            image_size=side,
-            patch_size=PATCH,
-            norm_pix_loss=True,
-            hidden_size=WIDTH,
-            num_hidden_layers=DEPTH,
-            num_attention_heads=HEADS,
-            intermediate_size=4 * WIDTH,
-            decoder_hidden_size=DECODER['width'],
-            decoder_num_hidden_layers=DECODER['depth'],
-            decoder_num_attention_heads=DECODER['heads'],
-            decoder_intermediate_size=4 * DECODER['width'],
-        )
-    ).train()
+    torch.set_num_threads(CORES)
+    config = ViTMAEConfig(
+        image_size=side,
+        patch_size=PATCH,
+        norm_pix_loss=True,
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        decoder_hidden_size=DECODER['width'],
+        decoder_num_hidden_layers=DECODER['depth'],
+        decoder_num_attention_heads=DECODER['heads'],
+        decoder_intermediate_size=4 * DECODER['width'],
+    )
+    model = ViTMAEForPreTraining(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
-    if INPUT.value == 'jpeg':
-        batches = torch_loader(batch, side)
-    else:
-        images = torch.randn(batch, 3, side, side)
-        batches = iter(lambda: images, None)
+    batches = torch_batches(batch, side) if INPUT.value == 'jpeg' else iter(partial(torch.randn, batch, 3, side, side), None)
 
     def run():
         optimizer.zero_grad(set_to_none=True)
@@ -109,14 +109,38 @@ def theirs(batch: int, side: int):
     return run
 
 
-def loader(config):
-    return pipeline.batches(
-        sources.open_source(PATH.value), batch_size=config.data.batch_size, canvas=tuple(config.data.canvas)
-    )
+class TorchImages:
+    """A map-style data set: decoded, randomly cropped (area 0.2 to 1), flipped and normalised by Pillow and NumPy."""
+
+    def __init__(self, side: int):
+        self.side, self.files = side, sorted(Path(PATH.value).rglob('*.jp*g'))
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index: int):
+        rng = np.random.default_rng()
+        image = Image.open(self.files[index]).convert('RGB')
+        share, aspect = rng.uniform(0.2, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        area = share * image.width * image.height
+        width, height = min(image.width, (area * aspect) ** 0.5), min(image.height, (area / aspect) ** 0.5)
+        left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+        box = (left, top, left + width, top + height)
+        image = np.asarray(image.resize((self.side, self.side), Image.Resampling.BICUBIC, box), np.float32)
+        image = (image[:, ::-1] if rng.random() < 0.5 else image) / 255
+        return ((image - 0.45) / 0.225).transpose(2, 0, 1)
+
+
+def torch_batches(batch: int, side: int):
+    from torch.utils.data import DataLoader
+
+    while True:
+        yield from DataLoader(TorchImages(side), batch, shuffle=True, num_workers=CORES, drop_last=True, persistent_workers=True)
 
 
 def compare(batch: int, side: int):
-    contenders = dict(ours=ours(batch, side), theirs=theirs(batch, side))
+    """Prints one row of the table."""
+    contenders = dict(theirs=theirs(batch, side), ours=ours(batch, side))
     times = {name: [] for name in contenders}
     for turn in range(TURNS.value + 1):
         for name, run in contenders.items():
@@ -125,19 +149,59 @@ def compare(batch: int, side: int):
                 run()
                 if turn:  # the first turn warms up
                     times[name].append(time.perf_counter() - start)
-    best = np.min if INPUT.value == 'synthetic' else np.mean
-    ms = {name: 1e3 * best(t) for name, t in times.items()}
-    print(
-        f'| {INPUT.value} | {batch} x {side} px | {ms["theirs"]:.1f} | {ms["ours"]:.1f} | {ms["theirs"] / ms["ours"]:.2f} |'
-    )
+    typical = np.min if INPUT.value == 'synthetic' else np.mean
+    theirs_ms, ours_ms = (1e3 * typical(times[name]) for name in contenders)
+    print(f'| {INPUT.value} | {batch} x {side} px | {theirs_ms:.1f} | {ours_ms:.1f} | {theirs_ms / ours_ms:.2f} |', flush=True)
+
+
+def loader_rate(source, batch: int = 64) -> float:
+    """Images per second of our loader over one pass."""
+    start, count = None, 0
+    canvas = (512, 512)
+    for step, (records, _) in enumerate(pipeline.batches(source, batch_size=batch, canvas=canvas, steps=1 + len(source) // batch)):
+        if step == 0:  # starts the threads
+            start = time.perf_counter()
+        else:
+            count += int(records['valid'].sum())
+    return count / (time.perf_counter() - start)
+
+
+def bare_rate(source) -> float:
+    """Images per second of Pillow alone, in as many threads as there are cores."""
+
+    def decode(index):
+        return np.asarray(Image.open(BytesIO(source[index].data)).convert('RGB')).shape
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(CORES) as pool:
+        count = len(list(pool.map(decode, range(len(source)))))
+    return count / (time.perf_counter() - start)
+
+
+def compare_pipeline():
+    source = sources.open_source(PATH.value, labels='none')
+    bare, own = zip(*((bare_rate(source), loader_rate(source)) for _ in range(TURNS.value)), strict=True)
+    print(f'bare decoding {max(bare):.0f} images/s, loader {max(own):.0f} images/s: {max(own) / max(bare):.0%}, on {CORES} cores')
+
+
+def make_jpegs(folder: str, count: int = 512):
+    """Smooth noise of 500 x 375 pixels."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        small = rng.integers(0, 256, (24, 32, 3), np.uint8)
+        Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC).save(f'{folder}/{i:04}.jpg', quality=90)
 
 
 def main(_):
-    if PIPELINE.value:
-        return compare_pipeline()
-    print('| input | case | transformers + PyTorch, ms | mim_jax, ms | ratio |\n|---|---|---|---|---|')
-    for case in CASES.value:
-        compare(*map(int, case.split('x')))
+    with tempfile.TemporaryDirectory() as folder:
+        if not PATH.value and (PIPELINE.value or INPUT.value == 'jpeg'):
+            PATH.value = folder
+            make_jpegs(folder)
+        if PIPELINE.value:
+            return compare_pipeline()
+        print('| input | case | transformers + PyTorch, ms | mim_jax, ms | ratio |\n|---|---|---|---|---|')
+        for case in CASES.value:
+            compare(*map(int, case.split('x')))
 
 
 if __name__ == '__main__':

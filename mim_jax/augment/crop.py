@@ -66,7 +66,8 @@ def random_box(key: Array, size: Array, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), 
     fits = ((sides > 0) & (sides <= size)).all(-1)
     found = fits.any()
     whole = jnp.minimum(size, jnp.round(size[::-1] / jnp.asarray([ratio[0], 1 / ratio[1]])))
-    side = jnp.where(found, sides[jnp.argmax(fits)], whole)
+    first = fits & (jnp.cumsum(fits) == 1)  # picked by a sum: a gather is dear on TPU
+    side = jnp.where(found, jnp.where(first[:, None], sides, 0).sum(0), whole)
     anywhere = jnp.floor(jax.random.uniform(place_key, (2,)) * (size - side + 1))
     return jnp.concatenate([jnp.where(found, anywhere, (size - side) // 2), side]), found
 

@@ -76,7 +76,7 @@ def opened(data: bytes | np.ndarray, channels: int = 0, dtype: str = 'uint8') ->
     if data[:6] == _NPY:
         return np.load(BytesIO(data), allow_pickle=False)
     tiff = data[:4] in _TIFF
-    if tiff and (dtype != 'uint8' or channels not in (0, *MODES)):
+    if tiff and (channels not in (0, *MODES) or channels > 1 and dtype != 'uint8'):
         return read_tiff(data)
     try:
         image = Image.open(BytesIO(data))

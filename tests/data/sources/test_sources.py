@@ -227,9 +227,11 @@ def test_builtin_digits():
 def test_saved_hugging_face_dataset(tmp_path):
     datasets = pytest.importorskip('datasets')
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['x', 'y']))
-    make = lambda n: datasets.Dataset.from_dict(
-        dict(image=[dict(bytes=png(i), path=None) for i in range(n)], label=[1] * n), features
-    )  # noqa: E731
+
+    def make(count):
+        images = [dict(bytes=png(i), path=None) for i in range(count)]
+        return datasets.Dataset.from_dict(dict(image=images, label=[1] * count), features)
+
     datasets.DatasetDict(train=make(5), test=make(3)).save_to_disk(tmp_path / 'saved')
     train, test = open_splits(f'hf:{tmp_path / "saved"}')
     assert (len(train), len(test)) == (5, 3) and train.class_names == ['x', 'y']
