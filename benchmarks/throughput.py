@@ -13,8 +13,8 @@ import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 
 import jax
@@ -67,7 +67,7 @@ def ours(batch: int, side: int):
         spec = compile.batch_spec(config)
         images = np.random.default_rng(0).standard_normal(spec['image'].shape, np.float32)
         full = {name: np.ones(x.shape, x.dtype) for name, x in spec.items()} | dict(image=images)
-        batches = iter(partial(jax.device_put, full), None)
+        batches = repeat(jax.device_put(full))
 
     def run():
         nonlocal state
@@ -99,7 +99,7 @@ def theirs(batch: int, side: int):
     )
     model = ViTMAEForPreTraining(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
-    batches = torch_batches(batch, side) if INPUT.value == 'jpeg' else iter(partial(torch.randn, batch, 3, side, side), None)
+    batches = torch_batches(batch, side) if INPUT.value == 'jpeg' else repeat(torch.randn(batch, 3, side, side))
 
     def run():
         optimizer.zero_grad(set_to_none=True)
@@ -134,8 +134,10 @@ class TorchImages:
 def torch_batches(batch: int, side: int):
     from torch.utils.data import DataLoader
 
+    images = TorchImages(side)
+    loader = DataLoader(images, batch, shuffle=True, num_workers=CORES, drop_last=True, persistent_workers=True)
     while True:
-        yield from DataLoader(TorchImages(side), batch, shuffle=True, num_workers=CORES, drop_last=True, persistent_workers=True)
+        yield from loader
 
 
 def compare(batch: int, side: int):
@@ -151,18 +153,17 @@ def compare(batch: int, side: int):
                     times[name].append(time.perf_counter() - start)
     typical = np.min if INPUT.value == 'synthetic' else np.mean
     theirs_ms, ours_ms = (1e3 * typical(times[name]) for name in contenders)
-    print(f'| {INPUT.value} | {batch} x {side} px | {theirs_ms:.1f} | {ours_ms:.1f} | {theirs_ms / ours_ms:.2f} |', flush=True)
+    print(
+        f'| {INPUT.value} | {batch} x {side} px | {theirs_ms:.1f} | {ours_ms:.1f} | {theirs_ms / ours_ms:.2f} |',
+        flush=True,
+    )
 
 
 def loader_rate(source, batch: int = 64) -> float:
     """Images per second of our loader over one pass."""
-    start, count = None, 0
-    canvas = (512, 512)
-    for step, (records, _) in enumerate(pipeline.batches(source, batch_size=batch, canvas=canvas, steps=1 + len(source) // batch)):
-        if step == 0:  # starts the threads
-            start = time.perf_counter()
-        else:
-            count += int(records['valid'].sum())
+    batches = pipeline.one_pass(source, batch_size=batch, canvas=(512, 512))
+    start = time.perf_counter()
+    count = sum(int(records['valid'].sum()) for records, _ in batches)
     return count / (time.perf_counter() - start)
 
 
@@ -181,7 +182,9 @@ def bare_rate(source) -> float:
 def compare_pipeline():
     source = sources.open_source(PATH.value, labels='none')
     bare, own = zip(*((bare_rate(source), loader_rate(source)) for _ in range(TURNS.value)), strict=True)
-    print(f'bare decoding {max(bare):.0f} images/s, loader {max(own):.0f} images/s: {max(own) / max(bare):.0%}, on {CORES} cores')
+    print(
+        f'bare decoding {max(bare):.0f} images/s, loader {max(own):.0f} images/s: {max(own) / max(bare):.0%}, on {CORES} cores'
+    )
 
 
 def make_jpegs(folder: str, count: int = 512):
@@ -195,7 +198,7 @@ def make_jpegs(folder: str, count: int = 512):
 def main(_):
     with tempfile.TemporaryDirectory() as folder:
         if not PATH.value and (PIPELINE.value or INPUT.value == 'jpeg'):
-            PATH.value = folder
+            flags.FLAGS.path = folder
             make_jpegs(folder)
         if PIPELINE.value:
             return compare_pipeline()

@@ -88,21 +88,20 @@ def logged(workdir: Path) -> list[dict]:
 
 def table(workdir: Path) -> str:
     """First and last value of what a run measured, as text that can be pasted into Markdown."""
-    first, last = {}, {}
+    start, last = {}, {}
     for line in logged(workdir):
         values = {k: v for k, v in line.items() if v is not None}
-        if line['step'] <= 1 or any(name.endswith('_untrained') for name in line):
-            first = values | first
+        start |= values if line['step'] <= 1 else {}
         last |= values
     lines = [('', 'untrained', 'trained')]
     for heading, name, untrained in ROWS:
         if name in last:
-            before = first.get(name if untrained is None else untrained)
+            before = start.get(name) if untrained is None else last.get(untrained)
             lines.append((heading, '' if before is None else f'{before:.4f}', f'{last[name]:.4f}'))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [
         '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines
     ]
     rows.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
-    pictures = sorted((workdir / 'reconstructions').glob('*.png'), key=lambda p: p.stat().st_mtime)
+    pictures = sorted((workdir / 'reconstructions').glob('*.png'), key=lambda path: int(path.stem))
     return '\n'.join([*rows, f'pictures: {pictures[-1]}' if pictures else '', f'everything: {workdir}'])

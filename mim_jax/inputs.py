@@ -50,7 +50,8 @@ class Data:
         self.bad = Bad(listing, c.path, self.train_size, c.max_bad_share)
         self.unlabelled = self._why_unlabelled()
         val = self.val_source or self.train_source
-        self._val_bad = Bad(listing, c.val_path or f'{c.path} (validation)', len(val), 1.0)
+        own = self.val_source is not None
+        self._val_bad = Bad(listing, c.val_path or f'{c.path} (validation)', len(val), 1.0) if own else self.bad
         self._stream = partial(pipeline.batches, self.train_source, batch_size=c.batch_size, seed=config.seed, **decode)
         self.labelled = LabelledData(
             train=partial(self._labelled_train, decode),

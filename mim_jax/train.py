@@ -287,7 +287,7 @@ def prepare(run: Run) -> Callable:
     peak = float(jax.vmap(build.schedule(config))(np.arange(config.total_steps)).max())
     millions = sum(x.size for x in jax.tree.leaves(run.abstract.params)) / 1e6
     run.progress.say(
-        f'{millions:.1f} M parameters; {run.data.train_size} records; batch {rows} = {devices} devices x {compiled.accumulate} micro-batches x '
+        f'{millions:.1f} M parameters; {run.data.train_size} records of {config.data.path}; batch {rows} = {devices} devices x {compiled.accumulate} micro-batches x '
         f'{rows // devices // compiled.accumulate} rows; peak learning rate {peak:.3g}; {compiled.bytes_per_device / 1e9:.2f} GB a device'
     )
     run.writer.event('compilation', name='train_step', times=run.compilations.counts['train_step'], accumulate=compiled.accumulate,

@@ -1,0 +1,92 @@
+"""How a batch is cut so that a step fits."""
+
+import math
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mim_jax import compile
+from mim_jax.errors import InputError
+
+
+def lowered(tried, rows, per_row, fixed=0.0, too_large_to_compile=math.inf):
+    """Steps of `rows` rows that take `per_row` bytes for each row of a micro-batch."""
+
+    def lower(accumulate):
+        def build():
+            tried.append(accumulate)
+            temporary = per_row * rows // accumulate
+            if temporary > too_large_to_compile:
+                raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm')
+            memory = SimpleNamespace(argument_size_in_bytes=fixed, temp_size_in_bytes=temporary, output_size_in_bytes=fixed, alias_size_in_bytes=fixed)
+            return SimpleNamespace(memory_analysis=lambda: memory)
+
+        return SimpleNamespace(compile=build)
+
+    return lower
+
+
+@pytest.mark.parametrize(
+    ('limit', 'accumulate', 'tries'),
+    [(1000, 1, [1]), (650, 2, [1, 2]), (160, 16, [1, 8, 16]), (130, 32, [1, 16, 32])],
+)
+def test_the_fewest_micro_batches_that_fit(limit, accumulate, tries):
+    tried = []
+    found = compile.fit(lowered(tried, 32, 30, fixed=40), 32, compile.cuts(32, 0), limit)
+    assert (found.accumulate, tried) == (accumulate, tries)
+    assert found.bytes_per_device == 40 + 30 * 32 // accumulate
+
+
+def test_what_is_too_large_to_compile_is_cut_too():
+    tried = []
+    assert compile.fit(lowered(tried, 12, 10, too_large_to_compile=50), 12, compile.cuts(12, 0), 60).accumulate == 3
+    assert tried == [1, 2, 3]
+
+
+def test_nothing_fits():
+    with pytest.raises(InputError, match='1 rows at once need 0.1 GB and a device has 0.0 GB for them: use a smaller model'):
+        compile.fit(lowered([], 4, 1e8), 4, compile.cuts(4, 0), 1e7)
+
+
+def test_micro_batch():
+    assert compile.cuts(12, 0) == [1, 2, 3, 4, 6, 12] and compile.cuts(12, 4) == [3]
+    with pytest.raises(InputError, match='micro_batch=5 does not divide the 12 rows of a device: use one of 1, 2, 3, 4, 6, 12'):
+        compile.cuts(12, 5)
+
+
+def test_other_errors_of_the_compiler_are_not_about_memory():
+    def fails():
+        raise jax.errors.JaxRuntimeError('INTERNAL: broken')
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        compile.fit(lambda accumulate: SimpleNamespace(compile=fails), 4, [1, 2], 1e9)
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    found = {}
+    monkeypatch.setattr(jax.config, 'update', found.__setitem__)
+    for name in ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE'):
+        monkeypatch.setenv(name, '')
+        compile.keep_compilations()
+        assert not found
+        monkeypatch.delenv(name)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    compile.keep_compilations()
+    assert found == {'jax_compilation_cache_dir': f'{tmp_path}/mim_jax/xla'}
+
+
+def test_flops_are_those_of_the_products():
+    """Three times the forward pass: two products of [1, 4] x [4, 5] and [1, 5] x [5, 1]."""
+    config = SimpleNamespace(data=SimpleNamespace(batch_size=8, canvas=(2, 2), channels=1, dtype='float32'))
+
+    class Objective:
+        def apply(self, variables, batch, keys, train):
+            x = batch['image'].reshape(1, 4)
+            return (x @ variables['params']['a'] @ variables['params']['b']).sum(), {}
+
+    params = dict(a=np.zeros((4, 5)), b=np.zeros((5, 1)))
+    flops = compile.model_flops(config, Objective(), lambda key, batch, train: {'image': batch['image'] + jnp.float32(0)}, params)
+    assert flops == 3 * 2 * (4 * 5 + 5)

@@ -1,0 +1,133 @@
+"""The data of a run, good and hostile."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mim_jax import inputs
+from mim_jax.errors import InputError, RunError
+
+RNG = np.random.default_rng(0)
+
+
+def picture(*shape):
+    return RNG.integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Four files that cannot be used, four that have to be converted, four good ones."""
+    root = tmp_path / 'hostile'
+    root.mkdir()
+    for i in range(4):
+        Image.fromarray(picture(12, 16, 3)).save(root / f'good{i}.jpg')
+    Image.fromarray(picture(64, 64, 3)).save(root / 'truncated.jpg', quality=95)
+    (root / 'truncated.jpg').write_bytes((root / 'truncated.jpg').read_bytes()[:2000])
+    (root / 'zero.jpg').touch()
+    (root / 'text.jpg').write_text('this is not a picture')
+    Image.fromarray(picture(1, 1, 3)).save(root / 'one.png')
+    Image.fromarray(picture(12, 16)).save(root / 'gray.png')
+    Image.fromarray(picture(12, 16, 4), 'CMYK').save(root / 'cmyk.jpg')
+    Image.fromarray(picture(12, 16).astype(np.uint16) * 257).save(root / 'deep.png')
+    frames = [Image.fromarray(picture(12, 16, 3)) for _ in range(2)]
+    frames[0].save(root / 'moving.webp', save_all=True, append_images=frames[1:], lossless=True)
+    return root
+
+
+BAD = {'truncated.jpg': 'truncated', 'zero.jpg': 'empty file', 'text.jpg': 'not an image', 'one.png': '1 x 1 pixels'}
+CONVERTED = {'cmyk.jpg': 'CMYK', 'gray.png': 'grayscale', 'deep.png': '16 bits', 'moving.webp': 'animation'}
+
+
+def config(path, **changes):
+    found = importlib.import_module('configs.mae').get_config('tiny')
+    found.data.update(path=str(path), batch_size=4, image_size=(8, 8), canvas=(16, 16))
+    found.update_from_flattened_dict(changes)
+    return found
+
+
+class Writer:
+    def __init__(self):
+        self.events = []
+
+    def event(self, kind, **fields):
+        self.events.append(dict(event=kind, **fields))
+
+
+def read(data, batches):
+    """Takes batches as the loop does. -> the events."""
+    writer, stream = Writer(), data.train(0)
+    for step in range(batches):
+        batch, report = next(stream)
+        data.note(report, writer, step)
+        assert batch['image'].shape == (4, 16, 16, 3) and not batch['image'][~batch['valid']].any()
+    stream.close()
+    data.tell(writer, batches)
+    return writer.events
+
+
+def test_a_hostile_folder_is_told_name_by_name(hostile, tmp_path):
+    events = read(inputs.Data(config(hostile), tmp_path, None), 6)
+    bad = {event['name']: event['reason'] for event in events if event['event'] == 'bad_sample'}
+    listed = [json.loads(line) for line in (tmp_path / 'bad_samples.jsonl').read_text().splitlines()]
+    assert {line['name']: line['reason'] for line in listed} == bad and len(listed) == len(bad) == 4
+    assert all(BAD[name] in reason for name, reason in bad.items())
+    told = {name: event['kind'] for event in events if event['event'] == 'converted' for name in event['names']}
+    assert told.keys() == CONVERTED.keys()
+    kinds = [event['kind'] for event in events if event['event'] == 'converted']
+    assert len(kinds) == len(set(kinds)) and all(any(part in kind for kind in kinds) for part in CONVERTED.values())
+
+
+def test_a_run_shorter_than_an_epoch_tells_its_conversions_at_the_end(hostile, tmp_path):
+    events = read(inputs.Data(config(hostile), tmp_path, None), 2)
+    assert all(event['step'] == 2 for event in events if event['event'] == 'converted')
+    assert any(event['event'] == 'converted' for event in events)
+
+
+def test_a_restart_lists_nothing_twice(hostile, tmp_path):
+    for _ in range(2):
+        read(inputs.Data(config(hostile), tmp_path, None), 3)
+    assert len((tmp_path / 'bad_samples.jsonl').read_text().splitlines()) == 4
+
+
+def test_too_much_is_bad(hostile, tmp_path):
+    with pytest.raises(RunError, match=r'4 of 12 records are bad, more than data.max_bad_share=0.3, as .*; see .*bad_samples.jsonl'):
+        read(inputs.Data(config(hostile, **{'data.max_bad_share': 0.3}), tmp_path, None), 3)
+
+
+def test_nothing_readable(tmp_path):
+    for i in range(3):
+        (tmp_path / f'{i}.jpg').write_text('text')
+    with pytest.raises(InputError, match='no readable image in .*: all of the first 4 records are bad, as 0.jpg .not an image'):
+        read(inputs.Data(config(tmp_path), tmp_path, None), 1)
+
+
+@pytest.mark.parametrize('key', ['data.path', 'data.val_path'])
+def test_a_path_that_does_not_exist(hostile, tmp_path, key):
+    inputs.check(config(hostile))
+    with pytest.raises(InputError, match=f'{tmp_path}/hostil does not exist; did you mean {hostile}?'):
+        inputs.check(config(hostile, **{key: f'{tmp_path}/hostil'}))
+
+
+@pytest.mark.parametrize('path', ['builtin:digits', 'tfds:cifar10', '/data/*.jpg', '/data/x.parquet:train'])
+def test_what_is_no_plain_path_is_left_to_its_source(path):
+    inputs.check(config(path))
+
+
+def test_labelled_data_for_the_evaluators(tmp_path):
+    np.savez(tmp_path / 'a.npz', images=picture(10, 8, 8, 3), labels=np.arange(10) % 3)
+    plain = config(tmp_path / 'a.npz', **{'data.canvas': (8, 8)})
+    assert inputs.Data(plain, tmp_path, None).unlabelled.endswith('has no validation records: set data.val_path or data.holdout')
+    data = inputs.Data(config(tmp_path / 'a.npz', **{'data.holdout': 0.3, 'data.canvas': (8, 8)}), tmp_path, 'augment')
+    labelled = data.labelled
+    assert (data.unlabelled, data.train_size, labelled.num_train, labelled.num_classes, labelled.augment) == ('', 7, 7, 3, 'augment')
+    batches = list(labelled.train(4, seed=0, shuffle=False))
+    assert sum(batch['valid'].sum() for batch in batches) == 7 and len(batches) == 2
+    assert sum(batch['valid'].sum() for batch in labelled.val(2)) == 3
+    assert len(list(labelled.train(4, seed=0))) == 1 and len(list(labelled.train(4, seed=0, steps=5))) == 5
+
+
+def test_no_labels(hostile, tmp_path):
+    assert inputs.Data(config(hostile), tmp_path, None).unlabelled == f'{hostile} has no labels'
