@@ -5,10 +5,11 @@ import difflib
 from ml_collections import ConfigDict
 
 VARIANTS = ('tiny', 's', 'b', 'l', 'h')
+PATCHES = dict(tiny=4, h=14)  # where they are not 16
 
 
-def size_and_patch(variant: str, patch: int = 16) -> tuple[str, int]:
-    """('l', 16) of 'l' or 'vit_l16'; ViT-H has patches of 14 unless the name says otherwise."""
+def size_and_patch(variant: str) -> tuple[str, int]:
+    """('l', 16) of 'l' or 'vit_l16'."""
     name = variant.removeprefix('vit_')
     size = name.rstrip('0123456789')
     if size not in VARIANTS:
@@ -18,7 +19,15 @@ def size_and_patch(variant: str, patch: int = 16) -> tuple[str, int]:
             + (f'; did you mean {close[0]!r}?' if close else '')
         )
     given = name.removeprefix(size)
-    return size, int(given) if given else (14 if size == 'h' else patch)
+    return size, int(given) if given else PATCHES.get(size, 16)
+
+
+def vit(size: str | None = None, **options) -> dict:
+    """The spec of a ViT encoder; width, depth and heads of 0 are those of the size."""
+    shape = dict(width=0, depth=0, heads=0, class_token=True, registers=0)
+    return (
+        dict(name='ViT', size=size or '', positions='sincos', drop_path=0.0, remat='none', scan=False) | shape | options
+    )
 
 
 def base() -> ConfigDict:

@@ -5,7 +5,7 @@
 Variants: tiny (for a laptop), s, b, l, h, or vit_b32 and the like. The defaults are the paper's ImageNet recipe.
 """
 
-from configs.base import base, size_and_patch
+from configs.base import base, size_and_patch, vit
 
 IMAGENET, EPOCHS, BATCH = 1_281_167, 1600, 4096
 
@@ -16,9 +16,9 @@ def get_config(variant: str = 'vit_l16'):
     c.tokenizer = dict(name='patches', key='image', patch=(patch, patch))
     c.mask = dict(name='random', ratio=0.75)
     c.hide = dict(name='drop')
-    c.encoder = dict(name='ViT', size=size, class_token=True)
+    c.encoder = vit(size)
     c.objective = dict(name='MaskedPrediction')
-    decoder = dict(name='SelfAttention', width=512, depth=8, heads=16)
+    decoder = dict(name='SelfAttention', width=512, depth=8, heads=16, remat='none', scan=False)
     c.terms = dict(
         pixels=dict(
             predictor=decoder, target=dict(name='pixels', norm=True), loss=dict(name='mse'), on='hidden', weight=1.0
@@ -29,7 +29,6 @@ def get_config(variant: str = 'vit_l16'):
     c.schedule.warmup_steps = 40 * IMAGENET // BATCH
     c.log_every, c.eval_every, c.checkpoint_every = 100, 20 * IMAGENET // BATCH, 5 * IMAGENET // BATCH
     if size == 'tiny':
-        c.tokenizer.patch = (4, 4)
         decoder = c.terms.pixels.predictor
         decoder.width, decoder.depth, decoder.heads = 96, 2, 3
         c.data.update(batch_size=128, image_size=(32, 32), canvas=(64, 64), workers=0)

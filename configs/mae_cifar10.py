@@ -3,12 +3,13 @@
 python -m mim_jax.main --config=configs/mae_cifar10.py --workdir=DIR --config.data.path=cifar10_train.parquet --config.data.val_path=cifar10_test.parquet
 """
 
+from configs.base import vit
 from configs.mae import get_config as mae
 
 
 def get_config():
     c = mae('tiny')
-    c.encoder = dict(name='ViT', width=128, depth=4, heads=4, class_token=True)
+    c.encoder = vit(width=128, depth=4, heads=4)
     c.terms.pixels.predictor.update(width=64, depth=1, heads=4)
     c.terms.pixels.target.norm = False
     c.data.update(batch_size=128, canvas=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))

@@ -3,13 +3,14 @@
 python -m mim_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
+from configs.base import vit
 from configs.mae import get_config as mae
 
 
 def get_config():
     c = mae('tiny')
     c.tokenizer.patch = (2, 2)
-    c.encoder = dict(name='ViT', width=96, depth=4, heads=4, class_token=True)
+    c.encoder = vit(width=96, depth=4, heads=4)
     decoder = c.terms.pixels.predictor
     decoder.width, decoder.depth, decoder.heads = 64, 2, 4
     c.terms.pixels.target.norm = False

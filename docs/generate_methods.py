@@ -15,10 +15,12 @@ Each row is a file of `configs/`; the parts are the files and functions of the s
 | config | paper and headline | mask | hide | encoder | terms: predictor → target, loss |
 |---|---|---|---|---|---|"""
 
+QUIET = (0, '', 'none')  # values that say nothing
+
 
 def call(spec) -> str:
     """'random(ratio=0.75)' of dict(name='random', ratio=0.75)."""
-    options = ', '.join(f'{name}={value}' for name, value in spec.items() if name != 'name')
+    options = ', '.join(f'{name}={value}' for name, value in spec.items() if name != 'name' and value not in QUIET)
     return f'`{spec.name}({options})`'
 
 

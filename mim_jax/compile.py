@@ -108,7 +108,7 @@ def fit(lower: Callable[[int], jax.stages.Lowered], rows: int, choices: Sequence
     """
     least, need = 1, 0.0
     for accumulate in choices:
-        if accumulate < least:
+        if accumulate < least and accumulate != choices[-1]:
             continue
         try:
             compiled = lower(accumulate).compile()

@@ -49,7 +49,7 @@ class ViT(nn.Module):
     @property
     def shape(self):
         """(width, depth, heads)."""
-        if self.size is not None and self.size not in SIZES:
+        if self.size and self.size not in SIZES:
             raise InputError(f'ViT size {self.size!r} is not one of {", ".join(SIZES)}')
         given = (self.width, self.depth, self.heads)
         shape = tuple(g or s for g, s in zip(given, SIZES.get(self.size, (None,) * 3), strict=True))
