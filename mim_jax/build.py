@@ -28,7 +28,7 @@ LIMITS = {  # of numbers, both included
     'data.min_side': (1, None),
     'data.holdout': (0, 1),
     'data.max_bad_share': (0, 1),
-    'encoder.depth': (1, None),
+    'encoder.depth': (0, None),
     'schedule.lr': (0, None),
     'schedule.warmup_steps': (0, None),
     'optimizer.weight_decay': (0, None),

@@ -69,9 +69,14 @@ class Evaluation:
     def _run(self, evaluators: dict, state, writer) -> dict:
         step, params = int(state.step), state.params if state.ema is None else state.ema
         values, pictures = {}, {}
-        for evaluator in evaluators.values():
-            for name, value in evaluator(params).items():
-                (pictures if getattr(value, 'ndim', 0) else values)[name] = value
+        for label, evaluator in evaluators.items():
+            measured = evaluator(params)
+            numbers = {name: float(x) for name, x in measured.items() if not getattr(x, 'ndim', 0)}
+            if numbers:
+                said = ', '.join(f'{name.removeprefix("eval/")} {x:.4g}' for name, x in numbers.items())
+                self.progress.say(f'step {step}  {label}: {said}')
+            values |= numbers
+            pictures |= {name: x for name, x in measured.items() if name not in numbers}
         for name, picture in pictures.items() if jax.process_index() == 0 else ():
             save(picture, self.workdir / f'{name}s' / f'{step}.png')
         writer.images(step, pictures)

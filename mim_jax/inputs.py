@@ -85,7 +85,7 @@ class Data:
         if not self._told:
             self._told = True
             for kind, count in self.bad.notes.items():
-                writer.event('converted', step=step, kind=kind, count=count, names=self.bad.named[kind])
+                writer.event('converted', step=step, conversion=kind, count=count, names=self.bad.named[kind])
 
     def _why_unlabelled(self) -> str:
         if not self.train_source.num_classes:

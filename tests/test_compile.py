@@ -21,7 +21,12 @@ def lowered(tried, rows, per_row, fixed=0.0, too_large_to_compile=math.inf):
             temporary = per_row * rows // accumulate
             if temporary > too_large_to_compile:
                 raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm')
-            memory = SimpleNamespace(argument_size_in_bytes=fixed, temp_size_in_bytes=temporary, output_size_in_bytes=fixed, alias_size_in_bytes=fixed)
+            memory = SimpleNamespace(
+                argument_size_in_bytes=fixed,
+                temp_size_in_bytes=temporary,
+                output_size_in_bytes=fixed,
+                alias_size_in_bytes=fixed,
+            )
             return SimpleNamespace(memory_analysis=lambda: memory)
 
         return SimpleNamespace(compile=build)
@@ -47,13 +52,17 @@ def test_what_is_too_large_to_compile_is_cut_too():
 
 
 def test_nothing_fits():
-    with pytest.raises(InputError, match='1 rows at once need 0.1 GB and a device has 0.0 GB for them: use a smaller model'):
+    with pytest.raises(
+        InputError, match='1 rows at once need 0.1 GB and a device has 0.0 GB for them: use a smaller model'
+    ):
         compile.fit(lowered([], 4, 1e8), 4, compile.cuts(4, 0), 1e7)
 
 
 def test_micro_batch():
     assert compile.cuts(12, 0) == [1, 2, 3, 4, 6, 12] and compile.cuts(12, 4) == [3]
-    with pytest.raises(InputError, match='micro_batch=5 does not divide the 12 rows of a device: use one of 1, 2, 3, 4, 6, 12'):
+    with pytest.raises(
+        InputError, match='micro_batch=5 does not divide the 12 rows of a device: use one of 1, 2, 3, 4, 6, 12'
+    ):
         compile.cuts(12, 5)
 
 
@@ -88,5 +97,7 @@ def test_flops_are_those_of_the_products():
             return (x @ variables['params']['a'] @ variables['params']['b']).sum(), {}
 
     params = dict(a=np.zeros((4, 5)), b=np.zeros((5, 1)))
-    flops = compile.model_flops(config, Objective(), lambda key, batch, train: {'image': batch['image'] + jnp.float32(0)}, params)
+    flops = compile.model_flops(
+        config, Objective(), lambda key, batch, train: {'image': batch['image'] + jnp.float32(0)}, params
+    )
     assert flops == 3 * 2 * (4 * 5 + 5)

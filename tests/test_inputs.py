@@ -52,7 +52,7 @@ class Writer:
     def __init__(self):
         self.events = []
 
-    def event(self, kind, **fields):
+    def event(self, kind, **fields):  # as metrics.Writer
         self.events.append(dict(event=kind, **fields))
 
 
@@ -74,9 +74,9 @@ def test_a_hostile_folder_is_told_name_by_name(hostile, tmp_path):
     listed = [json.loads(line) for line in (tmp_path / 'bad_samples.jsonl').read_text().splitlines()]
     assert {line['name']: line['reason'] for line in listed} == bad and len(listed) == len(bad) == 4
     assert all(BAD[name] in reason for name, reason in bad.items())
-    told = {name: event['kind'] for event in events if event['event'] == 'converted' for name in event['names']}
+    told = {name: event['conversion'] for event in events if event['event'] == 'converted' for name in event['names']}
     assert told.keys() == CONVERTED.keys()
-    kinds = [event['kind'] for event in events if event['event'] == 'converted']
+    kinds = [event['conversion'] for event in events if event['event'] == 'converted']
     assert len(kinds) == len(set(kinds)) and all(any(part in kind for kind in kinds) for part in CONVERTED.values())
 
 
@@ -93,14 +93,18 @@ def test_a_restart_lists_nothing_twice(hostile, tmp_path):
 
 
 def test_too_much_is_bad(hostile, tmp_path):
-    with pytest.raises(RunError, match=r'4 of 12 records are bad, more than data.max_bad_share=0.3, as .*; see .*bad_samples.jsonl'):
+    with pytest.raises(
+        RunError, match=r'4 of 12 records are bad, more than data.max_bad_share=0.3, as .*; see .*bad_samples.jsonl'
+    ):
         read(inputs.Data(config(hostile, **{'data.max_bad_share': 0.3}), tmp_path, None), 3)
 
 
 def test_nothing_readable(tmp_path):
     for i in range(3):
         (tmp_path / f'{i}.jpg').write_text('text')
-    with pytest.raises(InputError, match='no readable image in .*: all of the first 4 records are bad, as 0.jpg .not an image'):
+    with pytest.raises(
+        InputError, match='no readable image in .*: all of the first 4 records are bad, as 0.jpg .not an image'
+    ):
         read(inputs.Data(config(tmp_path), tmp_path, None), 1)
 
 
@@ -119,10 +123,18 @@ def test_what_is_no_plain_path_is_left_to_its_source(path):
 def test_labelled_data_for_the_evaluators(tmp_path):
     np.savez(tmp_path / 'a.npz', images=picture(10, 8, 8, 3), labels=np.arange(10) % 3)
     plain = config(tmp_path / 'a.npz', **{'data.canvas': (8, 8)})
-    assert inputs.Data(plain, tmp_path, None).unlabelled.endswith('has no validation records: set data.val_path or data.holdout')
+    assert inputs.Data(plain, tmp_path, None).unlabelled.endswith(
+        'has no validation records: set data.val_path or data.holdout'
+    )
     data = inputs.Data(config(tmp_path / 'a.npz', **{'data.holdout': 0.3, 'data.canvas': (8, 8)}), tmp_path, 'augment')
     labelled = data.labelled
-    assert (data.unlabelled, data.train_size, labelled.num_train, labelled.num_classes, labelled.augment) == ('', 7, 7, 3, 'augment')
+    assert (data.unlabelled, data.train_size, labelled.num_train, labelled.num_classes, labelled.augment) == (
+        '',
+        7,
+        7,
+        3,
+        'augment',
+    )
     batches = list(labelled.train(4, seed=0, shuffle=False))
     assert sum(batch['valid'].sum() for batch in batches) == 7 and len(batches) == 2
     assert sum(batch['valid'].sum() for batch in labelled.val(2)) == 3

@@ -30,7 +30,11 @@ def command(tmp_path, monkeypatch, capsys):
         fake = types.SimpleNamespace(run=lambda *args: (called.extend(args), run(*args))[1])
         monkeypatch.setitem(sys.modules, 'mim_jax.train', fake)
         monkeypatch.setattr('mim_jax.train', fake, raising=False)
-        argv = ['mim_jax', *args] if any(arg.startswith('--workdir') for arg in args) else ['mim_jax', f'--workdir={tmp_path}', *args]
+        argv = (
+            ['mim_jax', *args]
+            if any(arg.startswith('--workdir') for arg in args)
+            else ['mim_jax', f'--workdir={tmp_path}', *args]
+        )
         monkeypatch.setattr(sys, 'argv', argv)
         forget()
         status = main.main(argv)
@@ -48,7 +52,9 @@ def command(tmp_path, monkeypatch, capsys):
 
 
 def test_a_config_with_changes_and_their_origin(command, tmp_path):
-    status, err, (config, workdir, mode, origin) = command(QUICK, '--config.total_steps=7', '--config.data.mean=0.1', '--config.total_steps=8')
+    status, err, (config, workdir, mode, origin) = command(
+        QUICK, '--config.total_steps=7', '--config.data.mean=0.1', '--config.total_steps=8'
+    )
     assert (status, err, workdir, mode) == (0, '', str(tmp_path), 'train')
     assert config.total_steps == 8 and config.data.mean == (0.1,) and config.seed == 0
     assert origin == {'config': 'configs/quickstart.py', 'total_steps': 'command line', 'data.mean': 'command line'}
@@ -56,7 +62,11 @@ def test_a_config_with_changes_and_their_origin(command, tmp_path):
 
 def test_a_variant_of_a_config(command):
     _, _, (config, *_, origin) = command('--config=configs/mae.py:vit_b32')
-    assert config.encoder.size == 'b' and config.tokenizer.patch == (32, 32) and origin == {'config': 'configs/mae.py:vit_b32'}
+    assert (
+        config.encoder.size == 'b'
+        and config.tokenizer.patch == (32, 32)
+        and origin == {'config': 'configs/mae.py:vit_b32'}
+    )
 
 
 def test_eval_takes_the_config_of_the_run(command, tmp_path):
@@ -72,7 +82,7 @@ def test_eval_takes_the_config_of_the_run(command, tmp_path):
     [
         (['--config.encodr.width=3'], "--config.encodr.width=3: the config has no key 'encodr'. Did you mean 'encoder'?"),
         (['--config.encoder.widht=3'], "--config.encoder.widht=3: the config has no key 'widht'. Did you mean 'width'?"),
-        (['--config.encoder.drop_path=0.1'], "--config.encoder.drop_path=0.1: the config has no key 'drop_path'. An option that the config file leaves out has to be written there first."),
+        (['--config.encoder.layer_scale=0.1'], "--config.encoder.layer_scale=0.1: the config has no key 'layer_scale'. An option that the config file leaves out has to be written there first."),
         (['--config.total_steps=many'], '--config.total_steps=many: it has to be a whole number'),
         (['--config.schedule.lr=fast'], '--config.schedule.lr=fast: it has to be a number'),
         (['--config.augment.flip=maybe'], '--config.augment.flip=maybe: it has to be True or False'),
@@ -95,7 +105,11 @@ def test_what_is_wrong_is_one_sentence_and_status_2(command, args, says):
 def test_no_config(command):
     for mode in ('train', 'eval'):
         status, err, _ = command(f'--mode={mode}')
-        assert status == 2 and err == 'mim_jax: --config=configs/NAME.py is missing: it says what to train (try configs/quickstart.py)\n'
+        assert (
+            status == 2
+            and err
+            == 'mim_jax: --config=configs/NAME.py is missing: it says what to train (try configs/quickstart.py)\n'
+        )
 
 
 def full(*args):
@@ -135,7 +149,12 @@ def test_a_bug_is_not_hidden(command):
 def test_as_a_program(tmp_path):
     """Fails before JAX is imported, wherever it is called from a checkout."""
     args = [QUICK, f'--workdir={tmp_path}', '--config.data.pth=x']
-    ran = subprocess.run([sys.executable, '-X', 'importtime', '-m', 'mim_jax.main', *args], cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, '-X', 'importtime', '-m', 'mim_jax.main', *args], cwd=ROOT, capture_output=True, text=True
+    )
     *imports, says = ran.stderr.strip().splitlines()
-    assert ran.returncode == 2 and says == "mim_jax: --config.data.pth=x: the config has no key 'pth'. Did you mean 'path'?"
+    assert (
+        ran.returncode == 2
+        and says == "mim_jax: --config.data.pth=x: the config has no key 'pth'. Did you mean 'path'?"
+    )
     assert ran.stdout == '' and not any(line.endswith('| jax') for line in imports)

@@ -5,8 +5,12 @@ import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,18 +22,19 @@ from mim_jax.checkpoint import Checkpoints
 from mim_jax.data.pipeline import shuffled
 from mim_jax.errors import InputError, RunError
 
+ROOT = Path(__file__).parents[1]
 RECORDS = 23
 TINY = {'width': 16, 'depth': 1, 'heads': 2}
 
 
 @pytest.fixture(scope='module', autouse=True)
 def compiled_once(tmp_path_factory):
-    """What one test compiles, the others read from disk; optimising it would take longer than running it."""
-    values = dict(jax_compilation_cache_dir=str(tmp_path_factory.mktemp('xla')), jax_persistent_cache_min_compile_time_secs=0.0,
-                  jax_disable_most_optimizations=True)  # fmt: skip
+    """What one test compiles, the others read from disk."""
+    cache = str(tmp_path_factory.mktemp('xla'))
+    values = dict(jax_compilation_cache_dir=cache, jax_persistent_cache_min_compile_time_secs=0.0)
     before = {name: jax.config.values[name] for name in values}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('JAX_COMPILATION_CACHE_DIR', values['jax_compilation_cache_dir'])
+        patch.setenv('JAX_COMPILATION_CACHE_DIR', cache)
         for settings in (values, before):
             compilation_cache.reset_cache()
             for name, value in settings.items():
@@ -328,3 +333,93 @@ def test_a_checkpoint_goes_on_on_another_mesh(run, tmp_path, monkeypatch):
     for path in a:
         if 'params' in path:
             np.testing.assert_allclose(a[path], b[path], rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+PROGRAM = [sys.executable, '-m', 'mim_jax.main', '--config=configs/quickstart.py']
+PROGRAM += [
+    f'--config.{part}.{key}={value}' for part in ('encoder', 'terms.pixels.predictor') for key, value in TINY.items()
+]
+PROGRAM += [
+    f'--config.{change}'
+    for change in ('data.batch_size=8', 'total_steps=60', 'log_every=1', 'checkpoint_every=1', 'eval_every=0')
+]
+PROGRAM += [
+    f'--config.{change}'
+    for change in ('evals_often=()', 'evals_last=()', 'tensorboard=False', 'dtype=float32', 'mesh.data=1')
+]
+
+
+def start(workdir, records, *changes):
+    """The trainer as a program."""
+    command = [*PROGRAM, f'--workdir={workdir}', f'--config.data.path={records / "large.npz"}', *changes]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def count(workdir, kind):
+    path = workdir / 'events.jsonl'
+    return path.read_text().count(f'"event": "{kind}"') if path.exists() else 0
+
+
+def kill_after(process, workdir, kind, seconds):
+    """SIGKILL, to the loader's processes too, some time after the next event of a kind."""
+    before = count(workdir, kind)
+    while count(workdir, kind) == before and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory, records):
+    rng, workdir = np.random.default_rng(1), tmp_path_factory.mktemp('whole')
+    np.savez(records / 'large.npz', images=rng.integers(0, 256, (RECORDS, 8, 8, 1), np.uint8))
+    process = start(workdir, records)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('workers', [0, 1, 2, 4])
+def test_killed_twenty_times(uninterrupted, records, tmp_path, workers):
+    rng, kills, inside = np.random.default_rng(workers), 0, 0
+    while kills < 20:
+        process = start(tmp_path, records, f'--config.data.workers={workers}')
+        kind, most = ('start', 2.0) if kills % 4 == 3 else ('save', 0.05)
+        assert kill_after(process, tmp_path, kind, rng.uniform(0, most)), (
+            'it came to its end before it was killed often enough'
+        )
+        kills += 1
+        inside += any('tmp' in path.name for path in (tmp_path / 'checkpoints').iterdir())
+    process = start(tmp_path, records, f'--config.data.workers={workers}')
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    print(f'{kills} kills, {inside} inside a save, {count(tmp_path, "start")} starts')
+    assert inside >= 3
+    assert_same_state(final(uninterrupted), final(tmp_path))
+    whole, parts = (
+        {line['step']: line['train/loss'] for line in lines(name / 'metrics.jsonl')}
+        for name in (uninterrupted, tmp_path)
+    )
+    assert whole == parts and logged(tmp_path) == list(
+        range(1, 61)
+    )  # the same samples in every step, and no step twice
+    assert all(
+        event['next_sample'] == 8 * event['step'] for kind in ('start', 'save') for event in events(tmp_path, kind)
+    )
+
+
+@pytest.mark.slow
+def test_told_to_stop_as_a_program(uninterrupted, records, tmp_path):
+    process = start(tmp_path, records)
+    while not count(tmp_path, 'save'):
+        time.sleep(0.001)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 143 and 'told to stop: saved at step' in said
+    process = start(tmp_path, records)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert_same_state(final(uninterrupted), final(tmp_path))

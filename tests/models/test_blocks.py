@@ -98,7 +98,7 @@ STACK = dict(depth=3, heads=2, drop_path=0.5, layer_scale=0.1)
 def stack_results(dtype='float32', **options):
     x, valid = normal(0, 4, 5, 8, dtype=dtype), jnp.ones((4, 5), bool).at[0, 3:].set(False)
     stack = Blocks(**STACK, dtype=dtype, **options)
-    params = Blocks(**STACK).init(jax.random.key(1), x)
+    params = jax.jit(Blocks(**STACK).init)(jax.random.key(1), x)
 
     def loss(params):
         out = stack.apply(params, x, valid=valid, train=True, rngs={'drop_path': jax.random.key(2)})
@@ -133,7 +133,7 @@ def test_remat_of_attention_keeps_no_scores():
 
     def shapes(remat):
         stack = Blocks(depth=1, heads=2, remat=remat)
-        params = stack.init(jax.random.key(0), x)
+        params = jax.jit(stack.init)(jax.random.key(0), x)
         return kept_shapes(lambda p: stack.apply(p, x), params)
 
     assert (2, 2, 7, 7) in shapes('none')

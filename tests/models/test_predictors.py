@@ -17,40 +17,44 @@ DECODERS = [
 ]
 
 
+init = jax.jit(lambda predictor, *args: predictor.init_with_output(jax.random.key(1), *args), static_argnums=(0, 4))
+apply = jax.jit(lambda predictor, *args, **valid: predictor.apply(*args, **valid), static_argnums=(0, 5))
+
+
 @pytest.mark.parametrize('predictor', [*DECODERS, SelfAttention(**DECODER, dtype='bfloat16', scan=True, remat='full')])
 def test_asked_tokens_are_answered_whatever_their_order(predictor):
-    out, params = predictor.init_with_output(jax.random.key(1), Z, SEEN, ASKED, WIDTH)
+    out, params = init(predictor, Z, SEEN, ASKED, WIDTH)
     assert out.shape == (B, T, WIDTH) and out.dtype == jnp.float32
     order = jnp.array([2, 0, 1])
-    shuffled = predictor.apply(params, Z, SEEN, ASKED[:, order], WIDTH)
+    shuffled = apply(predictor, params, Z, SEEN, ASKED[:, order], WIDTH)
     np.testing.assert_allclose(shuffled, out[:, order], atol=0.1 if predictor.dtype == 'bfloat16' else 1e-5)
 
 
 @pytest.mark.parametrize('predictor', DECODERS[:2])
 def test_padding_reaches_nothing(predictor):
-    _, params = predictor.init_with_output(jax.random.key(1), Z, SEEN, ASKED, WIDTH)
+    _, params = init(predictor, Z, SEEN, ASKED, WIDTH)
     seen, asked = jnp.array([[True, True, True, False]] * B), jnp.array([[True, True, False]] * B)
-    out = predictor.apply(params, Z, SEEN, ASKED, WIDTH, valid_seen=seen, valid_asked=asked)
-    short = predictor.apply(params, Z[:, :-1], SEEN[:, :-1], ASKED[:, :-1], WIDTH)
+    out = apply(predictor, params, Z, SEEN, ASKED, WIDTH, valid_seen=seen, valid_asked=asked)
+    short = apply(predictor, params, Z[:, :-1], SEEN[:, :-1], ASKED[:, :-1], WIDTH)
     np.testing.assert_allclose(out[:, :2], short, atol=1e-5)
-    only_seen = predictor.apply(params, Z, SEEN, ASKED, WIDTH, valid_seen=seen)
-    np.testing.assert_allclose(only_seen, predictor.apply(params, Z[:, :-1], SEEN[:, :-1], ASKED, WIDTH), atol=1e-5)
+    only_seen = apply(predictor, params, Z, SEEN, ASKED, WIDTH, valid_seen=seen)
+    np.testing.assert_allclose(only_seen, apply(predictor, params, Z[:, :-1], SEEN[:, :-1], ASKED, WIDTH), atol=1e-5)
 
 
 def test_only_self_attention_lets_asked_tokens_see_each_other():
     for predictor, alone in ((SelfAttention(**DECODER), False), (CrossAttention(**DECODER), True)):
-        out, params = predictor.init_with_output(jax.random.key(1), Z, SEEN, ASKED, WIDTH)
-        first = predictor.apply(params, Z, SEEN, ASKED[:, :1], WIDTH)
+        out, params = init(predictor, Z, SEEN, ASKED, WIDTH)
+        first = apply(predictor, params, Z, SEEN, ASKED[:, :1], WIDTH)
         assert jnp.allclose(first, out[:, :1], atol=1e-5) == alone
 
 
 def test_linear_reads_the_token_at_each_asked_position():
     predictor, picked = Linear(), jnp.array([[2, 0, 3], [1, 1, 2]])
     asked = jnp.take_along_axis(SEEN, picked[..., None], 1)
-    out, params = predictor.init_with_output(jax.random.key(1), Z, SEEN, asked, WIDTH)
+    out, params = init(predictor, Z, SEEN, asked, WIDTH)
     head = params['params']['head']
     tokens = jnp.take_along_axis(Z[:, E:], picked[..., None], 1)
     np.testing.assert_allclose(out, tokens @ head['kernel'] + head['bias'], atol=1e-5)
     np.testing.assert_array_equal(
-        predictor.apply(params, Z, SEEN, ASKED, WIDTH), jnp.zeros((B, T, WIDTH)) + head['bias']
+        apply(predictor, params, Z, SEEN, ASKED, WIDTH), jnp.zeros((B, T, WIDTH)) + head['bias']
     )
