@@ -70,7 +70,7 @@ def base() -> ConfigDict:
     c.evals = dict(  # how each evaluation is done; the two keys below say which are
         reconstruction=dict(name='reconstruction', rows=8),
         knn=dict(name='knn', k=20, temperature=0.07, pool='mean'),
-        linear_probe=dict(name='linear_probe', pool='mean', epochs=90),
+        linear_probe=dict(name='linear_probe', pool='mean', epochs=90, seed=0),
         attentive_probe=dict(name='attentive_probe', epochs=20),
         few_shot=dict(name='few_shot', pool='mean'),
         finetune=dict(

@@ -17,7 +17,7 @@ def get_config():
     c.total_steps, c.schedule.warmup_steps, c.schedule.lr = 100_000, 1000, 3e-3
     c.log_every, c.eval_every, c.checkpoint_every = 100, 10_000, 1000
     for tune in (c.evals.finetune, c.evals.scratch):
-        tune.update(epochs=50, batch_size=128, lr=1e-3, drop_path=0.0, mixup=0.0, cutmix=0.0, augment=dict(crop='pad'))
+        tune.update(epochs=50, batch_size=128, lr=4e-3, drop_path=0.0, mixup=0.0, cutmix=0.0, augment=dict(crop='pad'))
     c.evals.finetune.layer_decay, c.evals.linear_probe.epochs = 0.75, 20
     c.evals_last = ('linear_probe', 'finetune', 'scratch')
     return c

@@ -16,11 +16,7 @@ from mim_jax.errors import InputError
 Array = jax.Array
 xavier = nn.initializers.xavier_uniform()
 
-REMAT = {
-    'full': None,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    'attention': lambda primitive, *_, **__: primitive.name != 'cond',  # the choice of platform in `attend`
-}
+REMAT = {'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 def layer_norm_reference(x, scale, bias, eps):
@@ -245,7 +241,7 @@ class Block(nn.Module):
 class Blocks(nn.Module):
     """`depth` blocks. Parameters are `block_0`, `block_1`, ... whether layers are unrolled or, with `scan`, rolled.
 
-    `remat`: 'none', 'full', 'dots' (keeps matrix products) or 'attention' (recomputes only scores, weights and their product with v).
+    `remat`: 'none', 'full', or 'dots' (keeps products with parameters, recomputes the rest, attention included).
     Unrolled costs fewer cycles on TPU; scan compiles faster. Drop path grows linearly to `drop_path` at the last
     block and draws from the RNG stream 'drop_path' when `train`.
     """
