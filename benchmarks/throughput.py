@@ -10,12 +10,15 @@ as a loader works ahead of the steps. Without --path, images like those of Image
 """
 
 import os
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import repeat
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not installed
 
 import jax
 import numpy as np

@@ -132,19 +132,7 @@ def run(config, workdir: str, mode: str, origin: dict) -> int:
             closing.callback(checkpoints.close)
             compilations = Compilations()
             closing.callback(compilations.close)
-            this = Run(
-                config,
-                mesh,
-                objective,
-                augment,
-                abstract,
-                data,
-                evaluation,
-                checkpoints,
-                progress,
-                compilations,
-                signals,
-            )
+            this = Run(config, mesh, objective, augment, abstract, data, evaluation, checkpoints, progress, compilations, signals)  # fmt: skip
             return to_the_end(this, mode, origin, closing)
     except Stop:
         progress.say('told to stop; the same command goes on from the last checkpoint')
@@ -232,9 +220,20 @@ def loop(run: Run, state: step.TrainState, position: dict) -> tuple[step.TrainSt
     guard = Guard(run.data.workdir, names, run.writer.event, position['skipped_steps'])
     if evaluates(config, now) and not run.evaluation.measured(now):
         run.evaluation.during(state, run.writer)
-    stop, batches, clock = False, run.data.train(position['next_sample']), Clock()
-    with run.signals.wait(), contextlib.closing(clock), contextlib.ExitStack() as closing:
-        closing.callback(lambda: batches.close())
+    with run.signals.wait(), contextlib.closing(Clock()) as clock:
+        state, stopped = steps(run, state, position, train_step, guard, clock)
+        run.data.tell(run.writer, int(state.step))
+        if run.data.bad.listed:
+            run.progress.say(f'{len(run.data.bad.listed)} records could not be used: {run.data.bad.path} says why')
+    run.checkpoints.wait()
+    return state, stopped
+
+
+def steps(run: Run, state, position: dict, train_step: Callable, guard: Guard, clock: Clock):
+    """What `loop` does step by step."""
+    config, total, now, stop = run.config, run.config.total_steps, int(state.step), False
+    batches = run.data.train(position['next_sample'])
+    try:
         while now < total and not stop:
             rows, report = clock.fetch(batches)
             run.data.note(report, run.writer, now)
@@ -244,16 +243,15 @@ def loop(run: Run, state: step.TrainState, position: dict) -> tuple[step.TrainSt
             due = now % config.checkpoint_every == 0 or now == total
             bad = guard.watch(now, rows, metrics)
             bad = guard.flush() if due else bad
-            position = position | dict(
-                next_sample=position['next_sample'] + config.data.batch_size, skipped_steps=guard.skipped
-            )
+            position = position | dict(next_sample=position['next_sample'] + config.data.batch_size)
             if bad >= min(config.max_bad_steps, total):
                 state, position = roll_back(run, guard, now, position)
-                now, batches = int(state.step), restarted(run, batches, position)
+                batches.close()
+                now, batches = int(state.step), run.data.train(position['next_sample'])
                 clock.restart()
                 continue
             if now in (1, total) or now % config.log_every == 0:
-                log(run, now, metrics, clock, position)
+                log(run, now, metrics, clock, guard.skipped)
             if evaluates(config, now) and now < total:
                 with run.signals.cut_short():
                     run.evaluation.during(state, run.writer)
@@ -262,8 +260,8 @@ def loop(run: Run, state: step.TrainState, position: dict) -> tuple[step.TrainSt
             if stop or now == total or due and not bad:  # not amid bad steps: a rollback wants to go back before them
                 guard.flush()
                 save(run, now, state, position | dict(skipped_steps=guard.skipped))
-        run.data.tell(run.writer, now)
-    run.checkpoints.wait()
+    finally:
+        batches.close()
     return state, stop
 
 
@@ -295,7 +293,7 @@ def prepare(run: Run) -> Callable:
     return compiled.call
 
 
-def log(run: Run, now: int, metrics: dict, clock: Clock, position: dict) -> None:
+def log(run: Run, now: int, metrics: dict, clock: Clock, skipped: int) -> None:
     """One line of numbers, on the screen and in the files."""
     metrics = jax.device_get(metrics)
     values = {
@@ -306,7 +304,7 @@ def log(run: Run, now: int, metrics: dict, clock: Clock, position: dict) -> None
     values['baseline/mean_predictor_loss'] = float(metrics['baseline'])
     values |= clock.read()
     values |= run.progress.speed(values['train/examples_per_sec']) | feature_health(metrics['features'])
-    values['train/skipped_steps'] = position['skipped_steps']
+    values['train/skipped_steps'] = skipped
     values['train/compilations'] = run.compilations.counts['train_step']
     values['data/bad_samples'] = len(run.data.bad.listed)
     run.writer.scalars(now, values)
@@ -334,9 +332,3 @@ def roll_back(run: Run, guard: Guard, now: int, position: dict) -> tuple[step.Tr
     )
     guard.forget()
     return state, back
-
-
-def restarted(run: Run, batches: Iterator, position: dict) -> Iterator:
-    """The data from another position."""
-    batches.close()
-    return run.data.train(position['next_sample'])

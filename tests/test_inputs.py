@@ -1,41 +1,15 @@
 """The data of a run, good and hostile."""
+# ruff: noqa: F811  (fixtures are imported)
 
 import importlib
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mim_jax import inputs
 from mim_jax.errors import InputError, RunError
-
-RNG = np.random.default_rng(0)
-
-
-def picture(*shape):
-    return RNG.integers(0, 256, shape, np.uint8)
-
-
-@pytest.fixture
-def hostile(tmp_path):
-    """Four files that cannot be used, four that have to be converted, four good ones."""
-    root = tmp_path / 'hostile'
-    root.mkdir()
-    for i in range(4):
-        Image.fromarray(picture(12, 16, 3)).save(root / f'good{i}.jpg')
-    Image.fromarray(picture(64, 64, 3)).save(root / 'truncated.jpg', quality=95)
-    (root / 'truncated.jpg').write_bytes((root / 'truncated.jpg').read_bytes()[:2000])
-    (root / 'zero.jpg').touch()
-    (root / 'text.jpg').write_text('this is not a picture')
-    Image.fromarray(picture(1, 1, 3)).save(root / 'one.png')
-    Image.fromarray(picture(12, 16)).save(root / 'gray.png')
-    Image.fromarray(picture(12, 16, 4), 'CMYK').save(root / 'cmyk.jpg')
-    Image.fromarray(picture(12, 16).astype(np.uint16) * 257).save(root / 'deep.png')
-    frames = [Image.fromarray(picture(12, 16, 3)) for _ in range(2)]
-    frames[0].save(root / 'moving.webp', save_all=True, append_images=frames[1:], lossless=True)
-    return root
-
+from tests.runs import hostile, picture  # noqa: F401 (fixtures)
 
 BAD = {'truncated.jpg': 'truncated', 'zero.jpg': 'empty file', 'text.jpg': 'not an image', 'one.png': '1 x 1 pixels'}
 CONVERTED = {'cmyk.jpg': 'CMYK', 'gray.png': 'grayscale', 'deep.png': '16 bits', 'moving.webp': 'animation'}

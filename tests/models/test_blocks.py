@@ -121,7 +121,7 @@ def test_bfloat16_stays_near_float32_and_parameters_stay_float32():
 
 
 def test_parameters_are_stored_by_layer():
-    params = Blocks(depth=2, heads=2, scan=True).init(jax.random.key(0), normal(0, 1, 3, 8))['params']
+    params = jax.eval_shape(Blocks(depth=2, heads=2, scan=True).init, jax.random.key(0), normal(0, 1, 3, 8))['params']
     assert set(params) == {'block_0', 'block_1'}
     assert params['block_0']['attention']['qkv']['kernel'].shape == (3, 8, 8)
 
