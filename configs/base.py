@@ -67,37 +67,17 @@ def base() -> ConfigDict:
     )
     c.optimizer = dict(name='adamw', b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
     c.schedule = dict(name='schedule', lr=1.5e-4, warmup_steps=0, end_lr=0.0, scale_lr_by=256)
+    tune = dict(
+        name='finetune', epochs=100, steps=0, batch_size=1024, lr=5e-4, drop_path=0.1, mixup=0.8, cutmix=1.0, seed=0
+    )
     c.evals = dict(  # how each evaluation is done; the two keys below say which are
         reconstruction=dict(name='reconstruction', rows=8),
         knn=dict(name='knn', k=20, temperature=0.07, pool='mean'),
         linear_probe=dict(name='linear_probe', pool='mean', epochs=90, seed=0),
         attentive_probe=dict(name='attentive_probe', epochs=20),
         few_shot=dict(name='few_shot', pool='mean'),
-        finetune=dict(
-            name='finetune',
-            epochs=100,
-            steps=0,
-            batch_size=1024,
-            lr=5e-4,
-            layer_decay=0.65,
-            drop_path=0.1,
-            mixup=0.8,
-            cutmix=1.0,
-            seed=0,
-        ),
-        scratch=dict(
-            name='finetune',
-            scratch=True,
-            epochs=100,
-            steps=0,
-            batch_size=1024,
-            lr=5e-4,
-            layer_decay=1.0,
-            drop_path=0.1,
-            mixup=0.8,
-            cutmix=1.0,
-            seed=0,
-        ),
+        finetune=dict(tune, layer_decay=0.65, scratch=False),
+        scratch=dict(tune, layer_decay=1.0, scratch=True),
     )
     c.evals_often = ('reconstruction', 'knn')  # at the start, every eval_every steps and at the end
     c.evals_last = ('linear_probe',)  # at the end
