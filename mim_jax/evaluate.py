@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from mim_jax import build
 from mim_jax.errors import InputError
@@ -61,10 +63,10 @@ class Evaluation:
         self.progress.say(table(self.workdir))
 
     def measured(self, step: int) -> bool:
-        """Whether the evaluations of this step are in metrics.jsonl."""
-        return any(
-            line['step'] == step and any(name.startswith('eval/') for name in line) for line in logged(self.workdir)
-        )
+        """Whether the evaluations of this step are in metrics.jsonl; all hosts take the word of the first."""
+        lines = [line for line in logged(self.workdir) if line['step'] == step]
+        found = any(name.startswith('eval/') for line in lines for name in line)
+        return bool(multihost_utils.broadcast_one_to_all(np.array(found)))
 
     def _run(self, evaluators: dict, state, writer) -> dict:
         step, params = int(state.step), state.params if state.ema is None else state.ema
@@ -86,9 +88,9 @@ class Evaluation:
 
 
 def logged(workdir: Path) -> list[dict]:
-    """What metrics.jsonl holds."""
+    """What metrics.jsonl holds; a line that is being written does not count."""
     path = workdir / 'metrics.jsonl'
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text().split('\n')[:-1]] if path.exists() else []
 
 
 def table(workdir: Path) -> str:
