@@ -2,8 +2,10 @@
 
 import difflib
 import json
+import logging
 import re
 import sys
+import threading
 import traceback
 from functools import reduce
 from operator import getitem
@@ -114,5 +116,17 @@ def failed(error: Exception, status: int) -> int:
     return status
 
 
+def let_threads_be_silent() -> None:
+    """A save that fails makes the threads of TensorStore print a traceback for every array; `failed` says it once."""
+
+    def hook(unraisable):
+        if threading.current_thread() is threading.main_thread():
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+
+
 if __name__ == '__main__':
+    let_threads_be_silent()
     sys.exit(main(sys.argv))
