@@ -2,5 +2,6 @@
 
 from mim_jax.masks.grid import block, grid, random
 from mim_jax.masks.mask import Mask, take
+from mim_jax.masks.video import running_cell, tube
 
-__all__ = ['Mask', 'block', 'grid', 'random', 'take']
+__all__ = ['Mask', 'block', 'grid', 'random', 'running_cell', 'take', 'tube']

@@ -122,14 +122,14 @@ def size(grid: Grid) -> int:
     return math.prod(grid[1:])
 
 
-def num_hidden(grid: Grid, ratio: float) -> int:
-    """Tokens hidden at this ratio; the visible count is rounded down, as MAE's `int(n * (1 - ratio))`.
+def num_hidden(grid: Grid, ratio: float, round_down: str = 'visible') -> int:
+    """Tokens hidden at this ratio; `round_down` the 'visible' count, as MAE's `int(n * (1 - ratio))`, or the 'hidden' one.
 
     Raises:
         ValueError: the ratio leaves nothing visible or nothing hidden.
     """
     n = size(grid)
-    hidden = n - int(n * (1 - ratio) + 1e-6)
+    hidden = int(n * ratio + 1e-6) if round_down == 'hidden' else n - int(n * (1 - ratio) + 1e-6)
     if not 0 < hidden < n:
         raise ValueError(
             f'mask ratio {ratio} of a {"x".join(map(str, grid[1:]))} grid hides {hidden} of {n} tokens: at least one must stay visible and one be hidden'
