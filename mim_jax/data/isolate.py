@@ -1,0 +1,195 @@
+"""Calls in a child process: what crashes or hangs there costs one record, not the run.
+
+A child is a bare interpreter, not one of `multiprocessing`, which would import the trainer's main module, and could not be
+started by a worker that is daemonic itself.
+"""
+
+import ctypes
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from mim_jax.data.image import Unreadable, reason
+from mim_jax.errors import RunError
+
+_GROWTH = 512 << 20  # bytes of memory that a child may have gained since its first call
+_START = 120.0  # seconds
+# the package without its __init__, which imports Grain and with it JAX: seconds and much memory for each child
+_MAIN = """
+import sys, types
+sys.path[:] = sys.argv[4:]
+import mim_jax
+package = sys.modules['mim_jax.data'] = types.ModuleType('mim_jax.data')
+package.__path__ = [f'{mim_jax.__path__[0]}/data']
+from mim_jax.data import isolate
+isolate.serve(*map(int, sys.argv[1:4]))
+"""
+_own = threading.local()
+
+
+def run(function: Callable, *args: Any, out: np.ndarray, timeout: float) -> Any:
+    """`function(*args, out)` in a child process of the calling thread, where `out` is an array of zeros to be filled.
+
+    Args:
+        function: found by its module and name, not of `__main__`; it and `args` are pickled.
+        out: gets what the child's array holds when the function returns; untouched if it fails.
+        timeout: seconds.
+
+    Returns:
+        What the function returns, pickled.
+
+    Raises:
+        Unreadable: the child crashed, ran out of memory or of time.
+        RunError: no child can be started.
+        Exception: what the function raised, as Unreadable where it cannot be pickled.
+    """
+    child = getattr(_own, 'child', None)
+    if child is None or child.ended():
+        child = _own.child = _Child()
+    try:
+        return child.call(function, args, out, timeout)
+    finally:
+        if child.spent:
+            child.end()
+            _own.child = None
+
+
+class _Child:
+    """A process, the pipe to it and the memory shared with it; all end with this object."""
+
+    def __init__(self):
+        self.pipe, theirs = Pipe()
+        self.memory, self.view, self.spent = _memory(), None, True
+        command = [sys.executable, '-c', _MAIN, *map(str, (os.getpid(), theirs.fileno(), self.memory)), *sys.path]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(), self.memory),
+            env=os.environ | dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'),
+        )
+        theirs.close()
+        self.end = weakref.finalize(self, _end, self.process, self.pipe, self.memory)
+        try:
+            if not self.pipe.poll(_START):
+                raise EOFError
+            self.pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            self.end()
+            raise RunError(f'no process for decoding can be started (status {self.process.returncode})') from error
+
+    def ended(self) -> bool:
+        """It was killed while it had nothing to do, which is no record's fault."""
+        return self.process.poll() is not None
+
+    def call(self, function: Callable, args: tuple, out: np.ndarray, timeout: float) -> Any:
+        """As `run`; `spent` says whether the child is of no more use."""
+        request = pickle.dumps((function, args, out.shape, out.dtype), pickle.HIGHEST_PROTOCOL)
+        if out.nbytes and (self.view is None or len(self.view) < out.nbytes):
+            os.ftruncate(self.memory, out.nbytes)
+            self.view = mmap.mmap(self.memory, out.nbytes)
+        self.spent = True  # until there is an answer, also where this thread is interrupted
+        try:
+            self.pipe.send_bytes(request)
+            if not self.pipe.poll(timeout):
+                raise Unreadable(f'the decoder took longer than {timeout:g} s')
+            answer = self.pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise Unreadable(f'the decoder crashed ({self._death()})') from error
+        failed, value, self.spent = pickle.loads(answer)
+        if failed:
+            raise value
+        if out.nbytes:
+            np.copyto(out, np.frombuffer(self.view, out.dtype, out.size).reshape(out.shape))
+        return value
+
+    def _death(self) -> str:
+        """SIGSEGV, or the exit status."""
+        try:
+            status = self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            return 'closed its pipe'
+        return signal.Signals(-status).name if status < 0 else f'exit status {status}'
+
+
+def _end(process: subprocess.Popen, pipe: Connection, memory: int) -> None:
+    process.kill()
+    process.wait()
+    pipe.close()
+    os.close(memory)
+
+
+def _memory() -> int:
+    """A file without a name, so that nothing can be left behind."""
+    if hasattr(os, 'memfd_create'):
+        return os.memfd_create('frames')
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def serve(parent: int, pipe: int, memory: int) -> None:
+    """The child's life: calls until the pipe closes. Signals are for the trainer, which ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _follow(parent)
+    pipe, view, first = Connection(pipe), None, None
+    pipe.send_bytes(b'ready')
+    while True:
+        try:
+            request = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return
+        try:
+            function, args, shape, dtype = pickle.loads(request)
+            del request
+            size = int(np.prod(shape)) * dtype.itemsize
+            if size and (view is None or len(view) < size):
+                view = mmap.mmap(memory, os.fstat(memory).st_size)
+            out = np.frombuffer(view, dtype, size // dtype.itemsize).reshape(shape) if size else np.empty(shape, dtype)
+            out.fill(0)
+            failed, value = False, function(*args, out)
+        except Exception as error:
+            failed, value = True, _portable(error)
+        function = args = out = None
+        used = _resident()
+        first = used if first is None else first
+        pipe.send_bytes(pickle.dumps((failed, value, used > first + _GROWTH), pickle.HIGHEST_PROTOCOL))
+
+
+def _follow(parent: int) -> None:
+    """Where the trainer or the thread of this child ends, be it by SIGKILL, this process goes too, whatever it does."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, if the other side can have it; too little memory for a record is the record's fault."""
+    if isinstance(error, MemoryError):
+        return Unreadable(reason(error))
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:  # any class may refuse in its own way
+        return Unreadable(reason(error))
+
+
+def _resident() -> int:
+    """Bytes of memory of this process alone."""
+    try:
+        with open('/proc/self/statm') as file:
+            _, resident, shared = map(int, file.read().split()[:3])
+    except OSError:
+        return 0
+    return (resident - shared) * mmap.PAGESIZE
