@@ -25,7 +25,7 @@ def _blocks(module):
 
 
 class _Decoder(nn.Module):
-    """What both Transformer decoders are made of. `grid` is the native grid of learned positions."""
+    """What both Transformer decoders are made of. `grid` is the native grid of positions; all kinds but 'sincos' need it."""
 
     width: int = 512
     depth: int = 8

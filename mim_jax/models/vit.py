@@ -13,7 +13,9 @@ SIZES = {  # width, depth, heads
     'b': (768, 12, 12),
     'l': (1024, 24, 16),
     'h': (1280, 32, 16),
+    'g': (1408, 40, 16),  # arXiv 2303.16727
 }
+MLP_RATIOS = {'g': 48 / 11}  # where it is not 4
 token_init = nn.initializers.normal(0.02)
 
 
@@ -22,15 +24,15 @@ class ViT(nn.Module):
 
     raw f32[B, K, R] values; pos f32[B, K, P] coordinates; valid bool[B, K] or None, False is never attended to;
     hidden bool[B, K] or None, where True the embedding gives way to a learned mask token before positions are added.
-    `size` names a row of `SIZES`; width, depth and heads override it. `grid` is the native grid of learned positions.
-    Raises InputError for an unknown or incomplete shape.
+    `size` names a row of `SIZES`; width, depth, heads and mlp_ratio override it. `grid` is the native grid of positions,
+    which all kinds but 'sincos' need. Raises InputError for an unknown or incomplete shape.
     """
 
     size: str | None = None
     width: int | None = None
     depth: int | None = None
     heads: int | None = None
-    mlp_ratio: float = 4.0
+    mlp_ratio: float | None = None
     class_token: bool = True
     registers: int = 0
     drop_path: float = 0.0
@@ -75,8 +77,9 @@ class ViT(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape)), x], 1)
         if valid is not None:
             valid = jnp.pad(valid, [(0, 0), (self.num_prefix, 0)], constant_values=True)
+        mlp_ratio = self.mlp_ratio or MLP_RATIOS.get(self.size, 4.0)
         x = Blocks(
-            depth, heads, self.mlp_ratio, self.layer_scale, self.drop_path, self.eps, self.dtype, self.scan, self.remat,
+            depth, heads, mlp_ratio, self.layer_scale, self.drop_path, self.eps, self.dtype, self.scan, self.remat,
             name='blocks',
         )(x, valid=valid, train=train)  # fmt: skip
         return LayerNorm(self.eps, name='norm')(x)

@@ -28,9 +28,11 @@ def test_prefix(class_token, registers):
     assert ('registers' in params['params']) == bool(registers)
 
 
-@pytest.mark.parametrize(('size', 'millions'), [('tiny', 5.5), ('s', 21.6), ('b', 85.6), ('l', 303.1), ('h', 630.4)])
+@pytest.mark.parametrize(
+    ('size', 'millions'), [('tiny', 5.5), ('s', 21.6), ('b', 85.6), ('l', 303.1), ('h', 630.4), ('g', 1010.8)]
+)
 def test_sizes_have_the_parameters_of_the_papers(size, millions):
-    raw = jax.ShapeDtypeStruct((1, 4, (14 if size == 'h' else 16) ** 2 * 3), jnp.float32)
+    raw = jax.ShapeDtypeStruct((1, 4, (14 if size in 'gh' else 16) ** 2 * 3), jnp.float32)
     params = jax.eval_shape(ViT(size).init, jax.random.key(0), raw, jax.ShapeDtypeStruct((1, 4, 2), jnp.float32))
     assert round(sum(p.size for p in jax.tree.leaves(params)) / 1e6, 1) == millions  # positions are not parameters
 
@@ -84,7 +86,7 @@ def test_compute_type():
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(InputError, match='tiny, s, b, l, h'):
+    with pytest.raises(InputError, match='tiny, s, b, l, h, g'):
         make(size='huge')
     with pytest.raises(InputError, match='width, depth and heads'):
         make(width=None)
