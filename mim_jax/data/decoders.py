@@ -1,47 +1,21 @@
-"""The wanted frames of a video, by time. PyAV, or torchcodec where it is asked for; both run FFmpeg.
-
-Time is in seconds since the first frame that can be shown. A frame is on screen from its timestamp to the next one's, so
-files of variable rate need no special case.
-"""
+"""The wanted frames of a video, by time, and videos made smaller. PyAV, or torchcodec where it is asked for."""
 
 import os
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from io import BytesIO
-from typing import NamedTuple
 
 import av
 import numpy as np
-from av.format import Flags
-from av.stream import Disposition
-from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from mim_jax.data.image import Unreadable, fit
+from mim_jax.data.player import Info, PyAV
 from mim_jax.data.sources.base import Video
 from mim_jax.errors import InputError
 
 FORMATS = {1: 'gray', 3: 'rgb24'}
-_MAX_PIXELS = 1 << 26  # of a frame: a header of a few bytes may promise gigabytes
-_FOREIGN = ('hls', 'dash', 'concat', 'sdp', 'rtsp', 'image2', 'lavfi')  # may name other files
-_AHEAD = 10.0  # seconds that are decoded rather than jumped over, where the file has no index
-_BACK = (0.0, 10.0)  # seconds before the wanted time to look for a key frame
-_UNTIMED = 'avi'  # counts its frames in the order of decoding
-
-
-class Info(NamedTuple):
-    """What can be used of a video."""
-
-    duration: float  # seconds of the span start..end that the file has
-    rate: float  # frames per second, average
-    height: int  # as displayed: rotation and pixel aspect applied
-    width: int
-
-
-class Timed(NamedTuple):
-    """A decoded frame."""
-
-    time: float  # seconds since the first frame
-    picture: av.VideoFrame
+_CLOCK = 90_000  # ticks per second of what is encoded
 
 
 def read(
@@ -92,6 +66,73 @@ def read(
     return frames, info
 
 
+def encode(video: Video, *, short_side: int = 0, fps: float = 0.0, keyframes: int = 0, crf: int = 20) -> bytes:
+    """The span of a video as an H.264 MP4 without sound, rotation and pixel aspect applied to the pixels.
+
+    Args:
+        video: path or bytes, and the span of it to keep.
+        short_side: pixels that the shorter side is reduced to, where it is longer; 0 = as it is. Sides become even.
+        fps: frames per second that are kept, where there are more; 0 = all, at their own times.
+        keyframes: frames from one key frame to the next, which bounds what has to be decoded for a clip; 0 = x264 decides.
+        crf: x264's quality, 0 (lossless) to 51.
+
+    Raises:
+        As `read`, and InputError: PyAV has no x264.
+    """
+    _check_file(video.file)
+    file = BytesIO()
+    with PyAV(video.file) as player, av.open(file, 'w', format='mp4') as container:
+        info = _span(video, player.info)
+        size = _even(info, short_side)
+        stream = _h264(container, size, min(fps or info.rate, info.rate), keyframes, crf)
+        count = 0
+        for time, picture in _shown(player, video.start, info, fps):
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(player.draw(picture, size, 'rgb24')), format='rgb24'
+            )
+            frame.pts, frame.time_base = round(time * _CLOCK), Fraction(1, _CLOCK)
+            container.mux(stream.encode(frame))
+            count += 1
+        container.mux(stream.encode())
+    if count < 2:
+        raise Unreadable(f'only one frame from {video.start:g} to {video.start + info.duration:g} s')
+    return file.getvalue()
+
+
+def _shown(player: PyAV, start: float, info: Info, fps: float) -> Iterator[tuple[float, av.VideoFrame]]:
+    """The frames of a span with the seconds since its start at which they come on screen."""
+    if 0 < fps < info.rate:
+        for k in range(max(1, round(info.duration * fps))):
+            yield k / fps, player.at(start + k / fps).picture
+        return
+    before = -1.0
+    for time, picture in player.between(start, start + info.duration):
+        time = max(0.0, time - start)
+        if time > before + 1 / _CLOCK:
+            yield time, picture
+            before = time
+
+
+def _even(info: Info, short_side: int) -> tuple[int, int]:
+    """(height, width) that H.264 can have."""
+    scale = min(1.0, short_side / min(info.height, info.width)) if short_side else 1.0
+    return max(2, 2 * round(info.height * scale / 2)), max(2, 2 * round(info.width * scale / 2))
+
+
+def _h264(container, size: tuple[int, int], rate: float, keyframes: int, crf: int) -> av.VideoStream:
+    options = dict(crf=str(crf))
+    if keyframes:
+        options |= dict(g=str(keyframes), sc_threshold='0')
+    try:
+        stream = container.add_stream('libx264', rate=Fraction(rate).limit_denominator(1001), options=options)
+    except ValueError as error:
+        raise InputError('videos are encoded with x264, which this PyAV lacks: pip install av has it') from error
+    stream.height, stream.width = size
+    stream.pix_fmt, stream.codec_context.time_base = 'yuv420p', Fraction(1, _CLOCK)
+    stream.codec_context.thread_count = 1
+    return stream
+
+
 def _check_file(file: str | bytes) -> None:
     if not (len(file) if isinstance(file, bytes) else os.path.getsize(file)):
         raise Unreadable('empty file (0 bytes)')
@@ -104,269 +145,6 @@ def _span(video: Video, whole: Info) -> Info:
         stop = '' if video.end is None else f' to {video.end:g}'
         raise Unreadable(f'no span from {video.start:g}{stop} s in a video of {whole.duration:.2f} s')
     return whole._replace(duration=end - video.start)
-
-
-class PyAV:
-    """A file that is played forwards, with jumps to key frames where they save work."""
-
-    def __init__(self, file: str | bytes):
-        self.file, self.container, self.searchable = file, None, True
-        try:
-            self._rewind()
-            if self.next is None:
-                raise Unreadable('only one frame' + ' can be decoded' * bool(self.failed))
-            self.info = self._describe(self.now.picture)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> 'PyAV':
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self.container is not None:
-            self.container.close()
-
-    def pixels(self, time: float, size: tuple[int, int], form: str) -> np.ndarray:
-        """uint8[*size, C]: the frame on screen at `time`. Times may only grow.
-
-        Raises:
-            Unreadable: the file breaks off, or is broken, before it.
-        """
-        return self.draw(self.at(time).picture, size, form)
-
-    def at(self, time: float) -> Timed:
-        """The frame on screen; times may only grow. Errors as `pixels`."""
-        if self._jump_pays(time):
-            self._jump(time)
-        while self.next is not None and self.next.time <= time + self.tolerance:
-            self._step()
-        self._check(time)
-        return self.now
-
-    def draw(self, picture: av.VideoFrame, size: tuple[int, int], form: str) -> np.ndarray:
-        """A frame as displayed: uint8[*size, C], C by the pixel format."""
-        transposed, flips = _turn(picture)
-        height, width = size[::-1] if transposed else size
-        small = self.reformatter.reformat(picture, width, height, form, interpolation='BICUBIC', threads=1)
-        array = small.to_ndarray()
-        array = array[..., None] if array.ndim == 2 else array
-        array = array.swapaxes(0, 1) if transposed else array
-        return array[:: flips[0], :: flips[1]]
-
-    def _rewind(self) -> None:
-        """Opens the file, again if need be, and decodes its first two frames: they show the origin of time and what is coming."""
-        self.close()
-        self.container = _open(self.file)
-        self.stream = _best(self.container)
-        codec = self.stream.codec_context
-        if codec.width * codec.height > _MAX_PIXELS:
-            raise Unreadable(f'{codec.height} x {codec.width} pixels, more than a frame may have')
-        codec.thread_count = 1  # rows are decoded in parallel
-        codec.options = {'max_pixels': str(_MAX_PIXELS)}
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        self.rate = float(rate) if rate else 25.0
-        self.tolerance = min(1e-3, 0.25 / self.rate)  # Matroska rounds to milliseconds
-        self.counted = _is_raw(self.container) or self.container.format.name == _UNTIMED
-        self.reformatter, self.origin = VideoReformatter(), 0.0
-        self.reached, self.failed, self.broken = 0.0, [], ''
-        self.pictures, self.now, self.next = self._decode(), None, None
-        self._step()
-        if self.next is None:
-            raise Unreadable(f'no frame can be decoded{self.broken and ": " + self.broken}')
-        self.origin = self.next.time
-        self.next, self.reached = self.next._replace(time=0.0), self.reached - self.origin
-        self.failed = [time - self.origin for time in self.failed]
-        self._step()
-
-    def _step(self) -> None:
-        """One frame on."""
-        self.now, picture = self.next, next(self.pictures, None)
-        if picture is None:
-            self.next = None
-            return
-        before = self.now.time if self.now else -1 / self.rate
-        if picture.pts is None or self.counted:
-            self.next = Timed(before + 1 / self.rate, picture)
-        else:
-            time = self._seconds(picture.pts)
-            self.next = Timed(max(time, before) if self.now else time, picture)
-
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        """Frames in order of presentation to the end of the file; notes the packets that are broken."""
-        for packet in self._packets():
-            start = None if packet is None or packet.pts is None or self.counted else self._seconds(packet.pts)
-            if start is not None:
-                self.reached = max(self.reached, start + float((packet.duration or 0) * self.stream.time_base))
-            try:
-                if packet is not None and packet.is_corrupt:
-                    raise av.InvalidDataError(0, 'damaged packet')
-                yield from self.stream.decode(packet)
-            except av.FFmpegError as error:
-                self.broken = error.strerror or str(error)
-                if start is not None:
-                    self.failed.append(start)
-
-    def _packets(self) -> Iterator[av.Packet | None]:
-        """None last, which makes the decoder give what it holds."""
-        try:
-            for packet in self.container.demux(self.stream):
-                if packet.size:
-                    yield packet
-        except av.FFmpegError as error:
-            self.broken = error.strerror or str(error)
-        yield None
-
-    def _seconds(self, ticks: int) -> float:
-        return float(ticks * self.stream.time_base) - self.origin
-
-    def _describe(self, picture: av.VideoFrame) -> Info:
-        """Of the whole file."""
-        duration = max(self._duration(), self.next.time)
-        rate = self.stream.frames / duration if self.stream.frames > 1 else self.rate
-        height, width = picture.height, picture.width
-        if aspect := self.stream.sample_aspect_ratio:
-            width = round(width * aspect)
-        return Info(duration, rate, *((width, height) if _turn(picture)[0] else (height, width)))
-
-    def _duration(self) -> float:
-        """What the file says of this stream; what it says of all of them is worth less, so the packets are looked through."""
-        if _is_raw(self.container):
-            return _ends(self.file, self.stream.index, self.rate)[0]
-        if self.stream.duration and self.stream.duration > 0:
-            start = self.stream.start_time
-            first = self.origin if start is None else float(start * self.stream.time_base)
-            return first + float(self.stream.duration * self.stream.time_base) - self.origin
-        if tag := _clock(self.stream.metadata.get('DURATION', '')):
-            return tag - self.origin
-        whole = (self.container.duration or 0) / av.time_base
-        if whole and len(self.container.streams) == 1:
-            return whole + (self.container.start_time or 0) / av.time_base - self.origin
-        own, all_streams = _ends(self.file, self.stream.index, self.rate)
-        return max(own, whole * (all_streams < whole - 1)) - self.origin
-
-    def _jump_pays(self, time: float) -> bool:
-        """There is a key frame between here and the wanted time, or likely so."""
-        if not self.searchable or self.counted or self.next is None or time < self.next.time + 1:
-            return False
-        index = self.stream.index_entries
-        if len(index) < 2:
-            return time > self.next.time + _AHEAD
-        found = index.search_timestamp(int((time + self.origin) / self.stream.time_base))
-        return found >= 0 and self._seconds(index[found].timestamp) > self.next.time + 1
-
-    def _jump(self, time: float) -> None:
-        """To a key frame not after the time; to the beginning where the file does not let itself be searched."""
-        for back in _BACK:
-            try:
-                ticks = int((max(0.0, time - back) + self.origin) / self.stream.time_base)
-                self.container.seek(ticks, stream=self.stream)
-            except av.FFmpegError:
-                break
-            self.pictures, self.now, self.next = self._decode(), None, None
-            self._step()
-            if self.next is None or self.next.picture.pts is None:
-                break
-            if self.next.time <= time + self.tolerance:
-                self._step()
-                return
-        self._rewind()
-        self.searchable = False
-
-    def _check(self, time: float) -> None:
-        """A frame may be held, but not in the place of one that is lost."""
-        shown = self.now.time + max(1 / self.rate, float((self.now.picture.duration or 0) * self.stream.time_base))
-        lost = any(self.now.time < failed <= time for failed in self.failed)
-        if self.next is None and time > shown + 1 / self.rate:
-            lost |= max(self.reached, self.info.duration) > shown + 1 / self.rate
-        if lost:
-            why = f' ({self.broken})' if self.broken else ''
-            raise Unreadable(
-                f'cut off or damaged{why}: can be read up to {self.now.time:.2f} s of {self.info.duration:.2f} s'
-            )
-
-
-def _open(file: str | bytes) -> av.container.InputContainer:
-    """A container that may not lead to other files or the network."""
-    source = BytesIO(file) if isinstance(file, bytes) else f'file:{os.fspath(file)}'
-    try:
-        container = av.open(source, options={'protocol_whitelist': 'file'}, metadata_errors='replace')
-    except av.InvalidDataError as error:
-        raise Unreadable(_no_video(file)) from error
-    name = container.format.name
-    if name == 'tty' or name.endswith('_pipe') or any(word in name.split(',') for word in _FOREIGN):
-        container.close()
-        raise Unreadable(_no_video(file) if name == 'tty' else f'not a video, but {container.format.long_name}')
-    return container
-
-
-def _no_video(file: str | bytes) -> str:
-    if isinstance(file, bytes):
-        head = file[:12]
-    else:
-        with open(file, 'rb') as stream:
-            head = stream.read(12)
-    if head[4:8] == b'ftyp':
-        return 'MP4 file without its index (moov): was it cut off?'
-    return f'not a video: starts with {head!r}'
-
-
-def _best(container: av.container.InputContainer) -> av.VideoStream:
-    """The video; the cover of a record of music is none."""
-    stream = container.streams.best('video')
-    if stream is None or stream.disposition & Disposition.attached_pic:
-        kinds = sorted({stream.type for stream in container.streams} - {'video'})
-        raise Unreadable(f'no video stream, {", ".join(kinds) or "nothing"} only')
-    if stream.codec_context is None:
-        raise Unreadable('the video is in a format that FFmpeg cannot decode')
-    return stream
-
-
-def _turn(picture: av.VideoFrame) -> tuple[bool, tuple[int, int]]:
-    """The display matrix: whether rows and columns change places, then the steps (1 or -1) along height and width."""
-    matrix = next((data for data in picture.side_data if data.type.name == 'DISPLAYMATRIX'), None)
-    if matrix is None:
-        return False, (1, 1)
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).astype(np.int64)
-    transposed = abs(b) + abs(c) > abs(a) + abs(d)
-    down, right = (b, c) if transposed else (d, a)
-    return bool(transposed), (-1 if down < 0 else 1, -1 if right < 0 else 1)
-
-
-def _is_raw(container: av.container.InputContainer) -> bool:
-    """A bare stream without timestamps."""
-    return bool(container.format.flags & Flags.no_timestamps.value)
-
-
-def _clock(text: str) -> float:
-    """Seconds of 'HH:MM:SS.fraction'; 0 if it is nothing like it."""
-    try:
-        hours, minutes, seconds = text.split(':')
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return 0.0
-
-
-def _ends(file: str | bytes, index: int, rate: float) -> tuple[float, float]:
-    """Seconds at which stream `index` and the last of all streams end, by their packets, which are not decoded."""
-    own = last = 0.0
-    count = 0
-    with _open(file) as container:
-        try:
-            for packet in container.demux():
-                if not packet.size:
-                    continue
-                end = float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
-                last = max(last, end)
-                if packet.stream_index == index:
-                    count += 1
-                    own = max(own, end if packet.pts is not None and not _is_raw(container) else count / rate)
-        except av.FFmpegError:
-            pass  # what is before it counts
-    return own, last
 
 
 class TorchCodec:
