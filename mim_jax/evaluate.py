@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from mim_jax import build
 from mim_jax.errors import InputError
 from mim_jax.evals import LABEL_FREE
-from mim_jax.evals.reconstruction import save
+from mim_jax.evals.pictures import file_of, save
 
 ROWS = (  # heading of the final table, metric, metric of an untrained encoder where it is not the same
     ('loss', 'train/loss', None),
@@ -80,8 +80,8 @@ class Evaluation:
             values |= numbers
             pictures |= {name: x for name, x in measured.items() if name not in numbers}
         for name, picture in pictures.items() if jax.process_index() == 0 else ():
-            save(picture, self.workdir / f'{name}s' / f'{step}.png')
-        writer.images(step, pictures)
+            save(picture, self.workdir / file_of(name, picture, step))
+        writer.images(step, {name: picture for name, picture in pictures.items() if picture.ndim == 3})
         if values:
             writer.scalars(step, values)
         return values

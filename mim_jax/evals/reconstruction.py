@@ -1,45 +1,25 @@
 """Pictures of what a masked model sees and answers: input, masked, prediction, and prediction pasted into the input."""
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from PIL import Image, ImageDraw, ImageFont
 
 from mim_jax.errors import InputError
 from mim_jax.evals.features import put
+from mim_jax.evals.pictures import HIDDEN_STATISTICS, VISIBLE_STATISTICS, Column, animation, figure, strips
 from mim_jax.targets import patch_statistics, pixels
 from mim_jax.tokenizers import unpatchify
 
-BLANK = (198, 210, 226)  # where nothing is shown; a colour, since grey could be a pixel's
-CELL = (
-    144,
-    288,
-)  # longer side of a cell: small images are enlarged to about the first, large ones reduced below the second
-MARGIN, GAP, LINE = 16, 8, 17
-INK, FAINT, WARNING = (20, 20, 20), (110, 110, 110), (176, 40, 20)
-HIDDEN_STATISTICS = 'uses hidden statistics'
-VISIBLE_STATISTICS = 'visible statistics only'
+IMAGES, VIDEOS = 8, 4  # rows of a picture unless told
 
 
-class Column(NamedTuple):
-    """One column of the picture: heading, remark, images uint8[n, h, w, C], and where they are blank, bool[n, h, w]."""
-
-    name: str
-    note: str
-    images: np.ndarray
-    blank: np.ndarray
-
-
-def pixel_term(objective) -> tuple[str, bool]:
-    """Name of the first term that answers pixels of hidden tokens, and whether its patches are normalised.
+def pixel_term(objective) -> tuple[str, bool | str]:
+    """Name of the first term that answers pixels of hidden tokens, and the `norm` of its target.
 
     Raises:
         InputError: there is none.
@@ -60,40 +40,44 @@ def columns(
     prediction: np.ndarray,
     *,
     patch: Sequence[int],
-    norm: bool,
+    norm: bool | str,
     show: Callable,
 ) -> list[Column]:
-    """The columns of the picture.
+    """The columns of the picture. What is hidden and not asked stays blank; 'paste' has the input wherever it is visible.
 
     Args:
-        image: f32[B, h, w, C], as the model got it.
+        image: f32[B, h, w, C] or f32[B, T, h, w, C], as the model got it.
         raw: f32[B, N, R], its patches.
         hidden: bool[B, N].
         asked: i32[B, T], where the answers belong.
-        prediction: f32[B, T, R].
-        patch: (h, w) of a patch.
-        norm: the answers are of patches less their mean over their deviation. They are shown twice: given back the true
-            statistics, which a model cannot know that sees the visible patches only, and with those of the visible ones.
-        show: f32[B, h, w, C] -> uint8.
+        prediction: f32[B, T, R], or narrower where only the first frames of each patch are predicted: the others show
+            them again.
+        patch: (h, w) or (t, h, w) of a patch.
+        norm: as of `targets.pixels`. Normalised answers are shown twice: given back the true statistics, which a model
+            cannot know that sees the visible patches only, and with those of the visible ones.
+        show: f32[..., C] -> uint8.
     """
+    width = prediction.shape[-1]
 
-    def spread(x):  # [B, N, R or 1] -> [B, h, w, C]
-        return np.asarray(unpatchify(np.broadcast_to(x, raw.shape), patch, image.shape))
+    def spread(x):  # [B, N, R or width or 1] -> the shape of image
+        x = np.tile(x, -(-raw.shape[-1] // x.shape[-1]))[..., : raw.shape[-1]]
+        return np.asarray(unpatchify(x, patch, image.shape))
 
     def answers(mean, std):
-        full = np.zeros_like(raw)
+        full = np.zeros((*raw.shape[:2], width), raw.dtype)
         np.put_along_axis(full, asked[..., None], prediction, axis=1)
         return show(spread(full * std + mean))
 
     answered = np.zeros_like(hidden)
     np.put_along_axis(answered, asked, True, axis=1)
     drawn, covered = spread(answered[..., None]), spread(hidden[..., None])
-    seen = show(image)
+    seen, share = show(image), f'{hidden.mean():.0%} hidden'
+    share += '' if (answered == hidden).all() else f', {answered.mean():.0%} asked'
     found = [
         Column('input', '', seen, np.zeros_like(covered[..., 0])),
-        Column('masked', f'{hidden.mean():.0%} hidden', seen, covered[..., 0]),
+        Column('masked', share, seen, covered[..., 0]),
     ]
-    for note, mean, std in statistics(raw, hidden) if norm else [('', 0.0, 1.0)]:
+    for note, mean, std in statistics(raw[..., :width], hidden, norm, image.shape[-1]) if norm else [('', 0.0, 1.0)]:
         answer = answers(mean, std)
         found.append(Column('prediction', note, answer, ~drawn[..., 0]))
         found.append(
@@ -102,9 +86,13 @@ def columns(
     return found
 
 
-def statistics(raw: np.ndarray, hidden: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(remark, mean, deviation) to undo a norm by: each patch's own f32[B, N, 1], and the mean visible one's f32[B, 1, 1]."""
-    mean, std = (np.asarray(x) for x in patch_statistics(jnp.asarray(raw)))
+def statistics(
+    raw: np.ndarray, hidden: np.ndarray, norm: bool | str, channels: int
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """(remark, mean, deviation) to undo a norm by: each patch's own f32[B, N, R], and the mean visible one's f32[B, 1, R]."""
+    found = patch_statistics(jnp.asarray(raw), **(dict(channels=channels) if norm == 'channel' else {}))
+    each = [np.asarray(x).reshape(*raw.shape[:2], -1) for x in found]
+    mean, std = (np.tile(x, raw.shape[-1] // x.shape[-1]) for x in each)
     visible = ~hidden[..., None]
     average = [(x * visible).sum(1, keepdims=True) / np.maximum(visible.sum(1, keepdims=True), 1) for x in (mean, std)]
     return [(HIDDEN_STATISTICS, mean, std), (VISIBLE_STATISTICS, *average)]
@@ -120,45 +108,6 @@ def display(mean: Sequence[float], std: Sequence[float], low: float = 0.0, high:
     return show
 
 
-def cells(column: Column) -> list[Image.Image]:
-    """Its images in RGB, enlarged or reduced by a whole factor; one or two channels show the first in grey."""
-    _, h, w, channels = column.images.shape
-    enlarge, reduce = max(1, round(CELL[0] / max(h, w))), -(-max(h, w) // CELL[1])
-    images = column.images[..., :3] if channels > 2 else column.images[..., :1]
-    images = np.where(column.blank[..., None], np.uint8(BLANK), images)
-    size = w * enlarge, h * enlarge
-    return [Image.fromarray(image).resize(size, Image.Resampling.NEAREST).reduce(reduce) for image in images]
-
-
-def figure(found: Sequence[Column], remark: str = '') -> np.ndarray:
-    """The columns side by side under their headings, a remark below: uint8[H, W, 3]."""
-    small, large = ImageFont.load_default(size=12), ImageFont.load_default(size=14)
-    pictures = [cells(column) for column in found]
-    (wide, tall), rows = pictures[0][0].size, len(pictures[0])
-    heading = max(max(small.getlength(column.note), large.getlength(column.name)) for column in found)
-    pitch, top = max(wide, int(heading)) + GAP, MARGIN + 2 * LINE + GAP // 2
-    width = max(len(found) * pitch - GAP, int(small.getlength(remark))) + 2 * MARGIN
-    foot = top + rows * (tall + GAP)
-    page = Image.new('RGB', (width, foot + bool(remark) * LINE + MARGIN), 'white')
-    pen = ImageDraw.Draw(page)
-    for left, column, images in zip(range(MARGIN, width, pitch), found, pictures, strict=False):
-        pen.text((left, MARGIN), column.name, INK, large)
-        pen.text((left, MARGIN + LINE), column.note, WARNING if column.note == HIDDEN_STATISTICS else FAINT, small)
-        for row, image in enumerate(images):
-            page.paste(image, (left, top + row * (tall + GAP)))
-    pen.text((MARGIN, foot), remark, FAINT, small)
-    return np.asarray(page)
-
-
-def save(picture: np.ndarray, path: str | os.PathLike) -> None:
-    """Writes uint8[H, W, 3] as a PNG; folders are made, and a kill leaves no half-written file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix('.tmp')
-    Image.fromarray(picture).save(fresh, format='PNG', optimize=True)
-    os.replace(fresh, path)
-
-
 def visible_range(image: np.ndarray, data, dtype: np.dtype) -> tuple[float, float, list[str]]:
     """What is drawn black and what white, in the units of the data, and remarks on what the picture does not show."""
     channels, remarks = image.shape[-1], []
@@ -171,17 +120,24 @@ def visible_range(image: np.ndarray, data, dtype: np.dtype) -> tuple[float, floa
     return low, high, [*remarks, f'Black is {low:.4g}, white is {high:.4g}.']
 
 
-def reconstruction(objective, data, *, rows: int = 8, seed: int = 0) -> Callable:
-    """`params -> {'reconstruction': uint8[H, W, 3]}`: the first `rows` validation images, always under the same masks.
+def reconstruction(objective, data, *, rows: int | None = None, seed: int = 0) -> Callable:
+    """`params -> {name: picture}`: the first `rows` (8 images or 4 videos) of validation, always under the same masks.
 
-    Visible patches of 'paste' are the input's pixels exactly. Images of 8 bits are shown as they are, others stretched
-    to the range of the inputs, which the remark below then tells.
+    Images give 'reconstruction' uint8[H, W, 3]; videos strips of frames under that name, and each as an animation
+    'reconstruction_0', 'reconstruction_1', ... uint8[T, H, W, 3]. Visible patches of 'paste' are the input's pixels
+    exactly. Inputs of 8 bits are shown as they are, others stretched to their range, which the remark below then tells.
 
     Raises:
-        InputError: no term predicts pixels, or the input is not an image.
+        InputError: no term predicts pixels, or the input is neither images nor videos.
     """
     term, norm = pixel_term(objective)
-    patch = inspect.signature(objective.tokenizer).parameters['patch'].default
+    key, patch = (inspect.signature(objective.tokenizer).parameters[name].default for name in ('key', 'patch'))
+    if len(patch) not in (2, 3):
+        raise InputError(
+            f'reconstruction draws images [B, h, w, C] and videos [B, T, h, w, C], '
+            f'not what config.tokenizer.patch {tuple(patch)} cuts: take it out of config.evals'
+        )
+    rows = rows or (IMAGES if len(patch) == 2 else VIDEOS)
 
     @jax.jit
     def predict(params, batch):
@@ -189,19 +145,27 @@ def reconstruction(objective, data, *, rows: int = 8, seed: int = 0) -> Callable
         batch = data.augment(keys, batch, train=False)
         out = objective.apply({'params': params}, batch, keys, method='predict')
         answer = out['terms'][term]
-        return batch['image'], out['tokens'].raw, out['mask'].hidden, answer['asked'], answer['prediction']
+        return batch[key], out['tokens'].raw, out['mask'].hidden, answer['asked'], answer['prediction']
 
     def evaluate(params: dict) -> dict[str, np.ndarray]:
         batch = next(iter(data.val(rows)))
-        shape, dtype = batch['image'].shape, batch['image'].dtype
-        if len(shape) != 4:
-            raise InputError(f'reconstruction draws images [B, h, w, C], not {shape}: take it out of config.evals')
+        count, dtype = len(batch[key]), batch[key].dtype
         arrays = multihost_utils.process_allgather(predict(params, put(batch, rows)), tiled=True)
-        image, *answers = (np.asarray(array[: shape[0]]) for array in arrays)
+        image, raw, *answers = (np.asarray(array[:count]) for array in arrays)
         low, high, remarks = visible_range(image, data, dtype)
+        if (width := answers[-1].shape[-1]) < raw.shape[-1]:
+            first = patch[0] * width // raw.shape[-1]
+            remarks.append(f'Predicted: the first {first} of every {patch[0]} frames; the others repeat it.')
         show = display(data.mean, data.std, low, high)
-        return {
-            'reconstruction': figure(columns(image, *answers, patch=patch, norm=norm, show=show), '  '.join(remarks))
-        }
+        found = columns(image, raw, *answers, patch=patch, norm=norm, show=show)
+        return drawings(found, '  '.join(remarks))
 
     return evaluate
+
+
+def drawings(found: Sequence[Column], remark: str) -> dict[str, np.ndarray]:
+    """The pictures of these columns by their names, see `reconstruction`."""
+    if found[0].images.ndim == 4:
+        return {'reconstruction': figure(found, remark)}
+    moving = {f'reconstruction_{i}': animation(found, i, remark) for i in range(len(found[0].images))}
+    return {'reconstruction': strips(found, remark)} | moving

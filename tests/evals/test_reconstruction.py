@@ -1,13 +1,18 @@
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from mim_jax import targets
 from mim_jax.errors import InputError
 from mim_jax.evals import reconstruction
-from mim_jax.evals.reconstruction import HIDDEN_STATISTICS, VISIBLE_STATISTICS, Column, columns, display, figure, save
-from mim_jax.tokenizers import patchify
+from mim_jax.evals.pictures import HIDDEN_STATISTICS, VISIBLE_STATISTICS
+from mim_jax.evals.reconstruction import columns, display
+from mim_jax.losses import mse
+from mim_jax.objectives import Term
+from mim_jax.tokenizers import patches, patchify
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -87,17 +92,6 @@ def test_without_hidden_statistics_hidden_pixels_change_nothing():
     assert (before[3].images != after[3].images).any()
 
 
-def test_the_figure_enlarges_by_whole_pixels_and_marks_blanks_in_colour():
-    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
-    blank = np.zeros((2, 8, 8), bool)
-    blank[0, :4] = True
-    page = figure([Column('input', '', images, blank)])
-    top = int(np.argmax((page != 255).any(-1)[40:].any(1))) + 40
-    cell = page[top : top + 144, 16 : 16 + 144]
-    np.testing.assert_array_equal(cell[::18, ::18][4:], np.repeat(images[0, 4:], 3, -1))
-    assert (cell[:72] == cell[0, 0]).all() and len(set(cell[0, 0].tolist())) == 3
-
-
 @pytest.mark.parametrize('norm', [False, True])
 def test_evaluator_draws_digits(make_objective, make_params, digits, norm):
     objective = make_objective(norm=norm, depth=1)
@@ -133,8 +127,124 @@ def test_everything_asked_is_drawn(make_objective, make_params, digits):
     assert reconstruction(objective, digits, rows=2)(make_params(objective, digits))['reconstruction'].shape[0] > 288
 
 
-def test_save_makes_the_folder_and_leaves_one_file(tmp_path):
-    page = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    save(page, tmp_path / 'reconstructions' / '100.png')
-    assert [path.name for path in (tmp_path / 'reconstructions').iterdir()] == ['100.png']
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'reconstructions' / '100.png')), page)
+def clips(goal=lambda raw: raw, norm=False, channels=3, asked=None, patch=(2, 8, 8)):
+    """Columns of two random clips of 4 frames, 16 x 16, half of the cubes hidden; `asked` are answered by `goal`."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 4, 16, 16, channels), np.uint8)
+    mean, std = np.resize(MEAN, channels), np.resize(STD, channels)
+    video = ((pixels / 255 - mean) / std).astype(np.float32)
+    raw = np.asarray(patchify(video, patch))
+    hidden = np.tile(np.arange(8) % 2 == 1, (2, 1))
+    asked = np.tile(np.array([1, 3, 5, 7] if asked is None else asked), (2, 1))
+    answer = np.take_along_axis(goal(raw), asked[..., None], 1)
+    return pixels, columns(video, raw, hidden, asked, answer, patch=patch, norm=norm, show=display(mean, std))
+
+
+def covered(tokens):
+    """bool[4, 16, 16]: pixels of these cubes of (2, 8, 8)."""
+    grid = np.zeros(8, bool)
+    grid[tokens] = True
+    return grid.reshape(2, 2, 2).repeat(2, 0).repeat(8, 1).repeat(8, 2)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 5])
+def test_visible_cubes_of_a_paste_are_the_inputs(channels):
+    noise = np.random.default_rng(1).normal
+    pixels, found = clips(lambda raw: noise(size=raw.shape).astype(np.float32), channels=channels)
+    assert [column.name for column in found] == ['input', 'masked', 'prediction', 'paste']
+    hidden = covered([1, 3, 5, 7])
+    np.testing.assert_array_equal(found[3].images[:, ~hidden], pixels[:, ~hidden])
+    assert (found[3].images[:, hidden] != pixels[:, hidden]).mean() > 0.9
+    np.testing.assert_array_equal(found[1].blank, np.stack([hidden, hidden]))
+    np.testing.assert_array_equal(found[2].blank, ~np.stack([hidden, hidden]))
+
+
+def test_only_what_is_asked_is_drawn():
+    pixels, found = clips(lambda raw: raw * 0, asked=[0, 1, 2, 3])  # 0 and 2 are visible, 5 and 7 are not asked
+    assert found[1].note == '50% hidden, 50% asked'
+    np.testing.assert_array_equal(found[2].blank[0], ~covered([0, 1, 2, 3]))
+    np.testing.assert_array_equal(found[3].blank[0], covered([5, 7]))
+    seen = covered([0, 2, 4, 6])
+    np.testing.assert_array_equal(found[3].images[:, seen], pixels[:, seen])
+    assert (found[3].images[0, covered([1, 3])] == np.round(np.array(MEAN) * 255)).all()
+
+
+def channel_normalised(raw, channels=3):
+    cubes = raw.reshape(*raw.shape[:2], -1, channels)
+    return ((cubes - cubes.mean(2, keepdims=True)) / (cubes.std(2, ddof=1, keepdims=True) + 1e-6)).reshape(raw.shape)
+
+
+def first_frame(raw):
+    return raw[..., : raw.shape[-1] // 2]
+
+
+@pytest.mark.parametrize(
+    'norm, goal',
+    [(False, lambda raw: raw), (True, normalised), ('channel', channel_normalised)],
+    ids=['plain', 'patch', 'channel'],
+)
+@pytest.mark.parametrize('first', [False, True], ids=['all', 'first'])
+def test_perfect_answers_give_the_clip_back(norm, goal, first):
+    pixels, found = clips((lambda raw: goal(first_frame(raw))) if first else goal, norm=norm)
+    hidden = covered([1, 3, 5, 7])
+    expected = pixels[:, [0, 0, 2, 2]] if first else pixels
+    np.testing.assert_array_equal(found[3].images[:, hidden], expected[:, hidden])
+    np.testing.assert_array_equal(found[3].images[:, ~hidden], pixels[:, ~hidden])
+    if norm:
+        assert (found[5].images[:, hidden] != expected[:, hidden]).mean() > 0.5
+
+
+@pytest.fixture
+def videos():
+    """What an evaluator reads, as far as a reconstruction needs it: 6 clips uint8[4, 16, 16, 1]."""
+    rows = np.random.default_rng(0).integers(0, 256, (6, 4, 16, 16, 1), np.uint8)
+    return SimpleNamespace(
+        val=lambda count: iter([dict(video=rows[:count], valid=np.ones(count, bool))]),
+        augment=lambda keys, batch, train: batch | dict(video=(batch['video'] / 255.0 - 0.5) / 0.25),
+        mean=(0.5,),
+        std=(0.25,),
+    )
+
+
+def clip_objective(make_objective, patch=(2, 8, 8), **options):
+    return make_objective(depth=1, **options).clone(tokenizer=partial(patches, key='video', patch=patch))
+
+
+@pytest.mark.parametrize('norm', [False, True])
+def test_evaluator_draws_videos(make_objective, make_params, videos, norm):
+    objective = clip_objective(make_objective, norm=norm)
+    params = make_params(objective, videos)
+    evaluate = reconstruction(objective, videos, rows=2)
+    found = evaluate(params)
+    assert list(found) == ['reconstruction', 'reconstruction_0', 'reconstruction_1']
+    assert all(x.dtype == np.uint8 and x.shape[-1] == 3 for x in found.values())
+    lines = 6 if norm else 4
+    assert found['reconstruction'].shape[0] > 2 * lines * 112 and found['reconstruction'].shape[1] > 4 * 112
+    assert found['reconstruction_0'].shape[0] == 4 and found['reconstruction_0'].shape[2] > lines * 144
+    for name, picture in evaluate(params).items():
+        np.testing.assert_array_equal(picture, found[name])
+
+
+def test_first_frames_of_cubes_are_said_and_repeated(make_objective, make_params, videos, monkeypatch):
+    target = partial(targets.pixels, norm='channel', key='video', first=0.5)
+    objective = clip_objective(make_objective).clone(terms=dict(pixels=Term(target, mse, 'hidden', 1.0)))
+    drawn = []
+    monkeypatch.setattr(
+        sys.modules[reconstruction.__module__], 'drawings', lambda found, remark: drawn.append((found, remark))
+    )
+    reconstruction(objective, videos, rows=2)(make_params(objective, videos))
+    ((found, remark),) = drawn
+    assert remark == 'Predicted: the first 1 of every 2 frames; the others repeat it.'
+    assert [column.note for column in found[2:]] == [HIDDEN_STATISTICS] * 2 + [VISIBLE_STATISTICS] * 2
+    np.testing.assert_array_equal(found[2].images[:, 0::2], found[2].images[:, 1::2])
+    assert (found[2].images[:, 0] != found[2].images[:, 2]).any()
+
+
+def test_few_videos_unless_told(make_objective, make_params, videos):
+    objective = clip_objective(make_objective)
+    assert len(reconstruction(objective, videos)(make_params(objective, videos))) == 1 + 4
+
+
+def test_what_is_no_image_is_refused(make_objective, digits):
+    with pytest.raises(InputError, match=r'not what config.tokenizer.patch \(4,\) cuts'):
+        reconstruction(clip_objective(make_objective, patch=(4,)), digits)
