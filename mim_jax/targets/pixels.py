@@ -4,22 +4,58 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from mim_jax.errors import InputError
 from mim_jax.tokenizers.tokens import Tokens
 
+NORMS = (False, True, 'channel')
 
-def patch_statistics(raw: Array, eps: float = 1e-6) -> tuple[Array, Array]:
-    """Mean and standard deviation f32[B, N, 1] of each patch, over its pixels and channels (unbiased variance, as MAE)."""
+
+def patch_statistics(raw: Array, channels: int | None = None, eps: float = 1e-6) -> tuple[Array, Array]:
+    """Mean and deviation that normalise patches f32[B, N, R] whose values are stored channels last.
+
+    channels=None, as MAE (arXiv 2111.06377): f32[B, N, 1] over all R values; the deviation is sqrt(variance + eps).
+    channels=c, as VideoMAE (arXiv 2203.12602): f32[B, N, c], each channel by itself; the deviation is
+    sqrt(variance) + eps. `mean[:, :, None]` then broadcasts over `raw.reshape(B, N, R // c, c)`, and
+    `tile(mean, R // c)` over raw. The variance is unbiased in both; a single value has variance 0.
+    """
     raw = raw.astype(jnp.float32)
-    mean = raw.mean(-1, keepdims=True)
-    var = jnp.square(raw - mean).sum(-1, keepdims=True) / max(raw.shape[-1] - 1, 1)
-    return mean, jnp.sqrt(var + eps)
+    values = raw.reshape(*raw.shape[:2], -1, channels or 1)
+    mean = values.mean(2)
+    var = jnp.square(values - mean[:, :, None]).sum(2) / max(values.shape[2] - 1, 1)
+    return mean, jnp.sqrt(var + eps) if channels is None else jnp.sqrt(var) + eps
 
 
-def pixels(batch: dict, tokens: Tokens, teacher=None, *, norm: bool = False) -> Array:
-    """The raw patches f32[B, N, R]; with `norm`, each patch less its mean over its deviation (MAE, arXiv 2111.06377)."""
-    del batch, teacher
-    raw = tokens.raw.astype(jnp.float32)
+def pixels(
+    batch: dict, tokens: Tokens, teacher=None, *, norm: bool | str = False, key: str = 'image', first: float = 1.0
+) -> Array:
+    """The raw patches f32[B, N, R], or what is left of them.
+
+    Args:
+        batch: arrays by name.
+        tokens: of batch[key].
+        teacher: not asked.
+        norm: False; True: each patch less its mean over its deviation (MAE, arXiv 2111.06377); 'channel': each channel
+            of a patch by its own mean and deviation (VideoMAE, arXiv 2203.12602). See `patch_statistics`.
+        key: the array that was cut into patches; norm='channel' takes the number of channels from it.
+        first: leading share of each patch along its first axis that is asked for, before it is normalised: 1/2 of cubes
+            of two frames is their first frame (arXiv 2205.09113, whose code takes the second in the last cube).
+
+    Raises:
+        InputError: unknown norm, no such array in the batch, or a share that is not a whole number of values.
+    """
+    del teacher
+    width = round(tokens.raw.shape[-1] * first)
+    if not 0 < width <= tokens.raw.shape[-1] or abs(width - tokens.raw.shape[-1] * first) > 1e-3:
+        raise InputError(f'pixels: first={first} of patches of {tokens.raw.shape[-1]} values is not a share above 0')
+    raw = tokens.raw[..., :width].astype(jnp.float32)
+    if norm not in NORMS:
+        raise InputError(f"pixels: norm={norm!r} is not one of False, True, 'channel'")
+    if norm == 'channel' and key not in batch:
+        raise InputError(
+            f"pixels: norm='channel' finds no array {key!r} in the batch, only {', '.join(batch)}: set key"
+        )
     if norm:
-        mean, std = patch_statistics(raw)
+        channels = batch[key].shape[-1] if norm == 'channel' else None
+        mean, std = (jnp.tile(x, width // x.shape[-1]) for x in patch_statistics(raw, channels))
         raw = (raw - mean) / std
     return jax.lax.stop_gradient(raw)

@@ -1,6 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from mim_jax.errors import InputError
 from mim_jax.targets import patch_statistics, pixels
 from mim_jax.tokenizers import patches
 
@@ -31,3 +33,47 @@ def test_a_flat_patch_is_finite():
 def test_single_value_patches_are_finite():
     tokens = patches({'image': jnp.arange(4.0).reshape(1, 2, 2, 1)}, patch=(1, 1))
     np.testing.assert_array_equal(pixels({}, tokens, norm=True), 0)
+
+
+def video(channels=3):
+    clip = np.random.default_rng(0).normal(3, 2, size=(2, 4, 8, 4, channels)).astype(np.float32)
+    clip *= np.arange(1, channels + 1)
+    batch = {'video': jnp.array(clip)}
+    return batch, patches(batch, key='video', patch=(2, 4, 4))
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_channels_of_a_cube_are_normalised_one_by_one(channels):
+    batch, tokens = video(channels)
+    raw = np.asarray(tokens.raw, np.float64).reshape(2, 4, 32, channels)
+    mean, std = raw.mean(2), raw.std(2, ddof=1) + 1e-6
+    goal = (raw - mean[:, :, None]) / std[:, :, None]
+    np.testing.assert_allclose(
+        pixels(batch, tokens, norm='channel', key='video'), goal.reshape(tokens.raw.shape), atol=2e-5
+    )
+    found = patch_statistics(tokens.raw, channels)
+    for got, wanted in zip(found, (mean, std), strict=True):
+        assert got.shape == (2, 4, channels)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_the_first_frame_of_each_cube_is_normalised_by_itself():
+    batch, tokens = video()
+    first = patches({'video': batch['video'][:, ::2]}, key='video', patch=(1, 4, 4))
+    for norm in (False, True, 'channel'):
+        half = pixels(batch, tokens, norm=norm, key='video', first=1 / 2)
+        np.testing.assert_allclose(half, pixels(batch, first, norm=norm, key='video'), atol=1e-6)
+        assert half.shape[-1] == tokens.raw.shape[-1] // 2
+
+
+def test_wrong_options_are_named():
+    batch, tokens = video()
+    for options, says in (
+        (dict(norm='channels'), "'channels' is not one of"),
+        (dict(norm='channel'), "no array 'image' in the batch, only video"),
+        (dict(first=0.0), 'first=0.0'),
+        (dict(first=1 / 7), '96 values'),
+        (dict(first=2.0), 'first=2.0'),
+    ):
+        with pytest.raises(InputError, match=says):
+            pixels(batch, tokens, **options)
