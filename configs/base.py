@@ -8,18 +8,18 @@ VARIANTS = ('tiny', 's', 'b', 'l', 'h')
 PATCHES = dict(tiny=4, h=14)  # where they are not 16
 
 
-def size_and_patch(variant: str) -> tuple[str, int]:
+def size_and_patch(variant: str, variants=VARIANTS, patches=PATCHES) -> tuple[str, int]:
     """('l', 16) of 'l' or 'vit_l16'."""
     name = variant.removeprefix('vit_')
     size = name.rstrip('0123456789')
-    if size not in VARIANTS:
-        close = difflib.get_close_matches(size, VARIANTS, 1, 0.3)
+    if size not in variants:
+        close = difflib.get_close_matches(size, variants, 1, 0.3)
         raise ValueError(
-            f'no variant {variant!r}: use one of {", ".join(VARIANTS)}, or vit_SIZEPATCH as vit_l16'
+            f'no variant {variant!r}: use one of {", ".join(variants)}, or vit_SIZEPATCH as vit_l16'
             + (f'; did you mean {close[0]!r}?' if close else '')
         )
     given = name.removeprefix(size)
-    return size, int(given) if given else PATCHES.get(size, 16)
+    return size, int(given) if given else patches.get(size, 16)
 
 
 def vit(size: str | None = None, **options) -> dict:
@@ -40,6 +40,8 @@ def base() -> ConfigDict:
     c.checkpoint_every = 1000
     c.keep_checkpoints = 3
     c.dtype = 'bfloat16'  # of the computation; softmax, norms, loss and optimiser state are float32
+    c.init = ''  # workdir of a run whose encoder this one starts from
+    c.smaller = ''  # a config to name where this one would take days
     c.ema = 0.0  # decay of the moving average of the parameters; 0 = none
     c.micro_batch = 0  # rows a device computes at once; 0 = as many as fit
     c.max_bad_steps = 5  # non-finite steps in a row before the run rolls back
@@ -52,20 +54,23 @@ def base() -> ConfigDict:
         holdout=0.0,  # share of the records kept for validation where there is no other
         labels='auto',  # 'none', or the name of a column
         batch_size=256,
+        cpu_batch_size=0,  # of a run on a CPU, unless the command line says batch_size; 0 = the same
+        reader=dict(name='ImageReader'),
+        eval_reader=dict(),  # options of the reader, where evaluations want others
         image_size=(224, 224),
         canvas=(224, 224),  # larger records are reduced to fit before they go to the device
         channels=3,
         dtype='uint8',
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        workers=0,  # decoding processes; 0 = threads of the trainer
+        workers=0,  # decoding processes; 0 = threads of the trainer, for videos as many processes as cores
         min_side=2,
         max_bad_share=0.5,
     )
     c.augment = dict(
         name='image', crop='random_resized', scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), pad=4, flip=True, eval_crop=0.875
     )
-    c.optimizer = dict(name='adamw', b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0)
+    c.optimizer = dict(name='adamw', b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0, layer_decay=1.0)
     c.schedule = dict(name='schedule', lr=1.5e-4, warmup_steps=0, end_lr=0.0, scale_lr_by=256)
     tune = dict(
         name='finetune', epochs=100, steps=0, batch_size=1024, lr=5e-4, drop_path=0.1, mixup=0.8, cutmix=1.0, seed=0

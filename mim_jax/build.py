@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 
+from mim_jax.augment.mix import mixup_cutmix
 from mim_jax.data import image
 from mim_jax.errors import InputError
-from mim_jax.objectives import MaskedPrediction, Term
+from mim_jax.models.heads import Classifier
+from mim_jax.objectives import Classification, MaskedPrediction, Term
+from mim_jax.tokenizers import field
 
 DTYPES = ('float32', 'bfloat16', 'float16')  # of the computation
 LIMITS = {  # of numbers, both included
@@ -104,37 +107,68 @@ def part(room: str, spec: Mapping, *, where: str = '', bind: bool = True, **extr
     } - {'parent'}
     for name in options:
         if name not in taken and not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
-            raise InputError(f'config.{where}.{name}: {f.__name__} takes no such option. {nearest(name, taken)}')
+            raise InputError(f'config.{where}.{name}: {spec["name"]} takes no such option. {nearest(name, taken)}')
     options |= extra
     if inspect.isclass(f) or not bind:
         return f(**options)
     return partial(f, **options)
 
 
-def objective(config) -> MaskedPrediction:
+def objective(config):
     """The objective of a config with all its parts.
 
     Raises:
         InputError: a part or an option that does not exist.
     """
-    kind = find('objectives', config.objective.name)
+    name = config.objective.name
+    if name not in OBJECTIVES:
+        raise InputError(f'config.objective.name={name}: there is no such objective. {nearest(name, OBJECTIVES)}')
+    return OBJECTIVES[name](config)
+
+
+def masked_prediction(config) -> MaskedPrediction:
+    """See `objective`."""
     if not config.terms:
         raise InputError('config.terms is empty: a method needs at least one dict(predictor, target, loss)')
-    compute = dict(dtype=config.dtype)
     terms, predictors = {}, {}
     for name, term in config.terms.items():
         where = f'terms.{name}'
         terms[name] = Term(part('targets', term.target, where=f'{where}.target'), part('losses', term.loss, where=f'{where}.loss'),
                            term.get('on', 'hidden'), term.get('weight', 1.0))  # fmt: skip
-        predictors[name] = part('models', term.predictor, where=f'{where}.predictor', **compute)
-    return kind(
+        predictors[name] = part('models', term.predictor, where=f'{where}.predictor', dtype=config.dtype)
+    return MaskedPrediction(
         tokenizer=part('tokenizers', config.tokenizer, where='tokenizer'),
         mask=part('masks', config.mask, where='mask'),
         hide=part('hiding', config.hide, where='hide'),
-        encoder=part('models', config.encoder, where='encoder', **compute),
+        encoder=part('models', config.encoder, where='encoder', dtype=config.dtype),
         predictor=predictors,
         terms=terms,
     )
+
+
+def classification(config) -> Classification:
+    """See `objective`."""
+    options = config.objective.to_dict()
+    classes, pool = options['num_classes'], options['pool']
+    mix = {name: options[name] for name in ('mixup', 'cutmix', 'smoothing')}
+    encoder = part('models', config.encoder, where='encoder', dtype=config.dtype)
+    return classifier(part('tokenizers', config.tokenizer, where='tokenizer'), encoder, classes, pool, **mix)
+
+
+def classifier(tokenizer, encoder, num_classes: int, pool: str, **mix) -> Classification:
+    """An encoder with a head on top, and how its batches are mixed (options of `mixup_cutmix`)."""
+    mix = partial(mixup_cutmix, num_classes=num_classes, **mix)
+    return Classification(tokenizer, Classifier(encoder, num_classes, pool), mix, field(tokenizer))
+
+
+OBJECTIVES = dict(MaskedPrediction=masked_prediction, Classification=classification)
+
+
+def reader(config, **options):
+    """The reader of records, with options over those of `data.reader`."""
+    c = config.data
+    return part('data', {**c.reader, **options}, where='data.reader', channels=c.channels, dtype=c.dtype,
+                canvas=tuple(c.canvas), min_side=c.min_side)  # fmt: skip
 
 
 def augment(config) -> Callable:

@@ -36,13 +36,9 @@ def keep_compilations() -> None:
 
 def batch_spec(config, rows: int | None = None) -> dict:
     """Shapes and types of the records of a batch, as the input pipeline delivers them."""
-    rows, canvas, shape = rows or config.data.batch_size, tuple(config.data.canvas), jax.ShapeDtypeStruct
-    return dict(
-        image=shape((rows, *canvas, config.data.channels), config.data.dtype),
-        size=shape((rows, len(canvas)), jnp.int32),
-        label=shape((rows,), jnp.int32),
-        valid=shape((rows,), bool),
-    )
+    rows, row = rows or config.data.batch_size, build.reader(config).row
+    row = row | dict(label=((), 'int32'), valid=((), 'bool'))
+    return {name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in row.items()}
 
 
 def train_step(config, objective, augment: Callable, abstract: step.TrainState, mesh: Mesh) -> Step:

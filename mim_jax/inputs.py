@@ -1,11 +1,12 @@
 """The data of a run: what it trains on, what it is evaluated on, and the book of records that could not be read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import jax
 
+from mim_jax import build
 from mim_jax.data import pipeline
 from mim_jax.data.bad_samples import Bad, Report
 from mim_jax.data.sources import open_source, open_splits
@@ -41,27 +42,31 @@ class Data:
     """
 
     def __init__(self, config, workdir: Path, augment: Callable):
-        c, host, self.workdir = config.data, jax.process_index(), workdir
-        self.path, self.train_source, self.val_source = c.path, *open_splits(c.path, c.val_path, c.labels, c.holdout)
+        c, host, self.workdir, self._reader = config.data, jax.process_index(), workdir, partial(build.reader, config)
+        reader = self._reader()
+        self.path = c.path
+        self.train_source, self.val_source = open_splits(c.path, c.val_path, c.labels, c.holdout, reader.media)
         self.train_size = len(self.train_source)
-        decode = dict(channels=c.channels, dtype=c.dtype, canvas=tuple(c.canvas), min_side=c.min_side, workers=c.workers,
-                      process_index=host, process_count=jax.process_count())  # fmt: skip
+        self._view = {**c.eval_reader}
+        self._share = dict(workers=c.workers, process_index=host, process_count=jax.process_count())
         listing = workdir / (f'bad_samples.{host}.jsonl' if host else 'bad_samples.jsonl')
         self.bad = Bad(listing, c.path, self.train_size, c.max_bad_share)
         self.unlabelled = self._why_unlabelled()
-        val = self.val_source or self.train_source
         own = self.val_source is not None
-        self._val_bad = Bad(listing, c.val_path or f'{c.path} (validation)', len(val), 1.0) if own else self.bad
-        self._stream = partial(pipeline.batches, self.train_source, batch_size=c.batch_size, seed=config.seed, **decode)
+        self._val_bad = Bad(listing, c.val_path or f'{c.path} (validation)', len(self.val_source), 1.0) if own else self.bad
+        self._stream = partial(
+            pipeline.batches, self.train_source, reader, batch_size=c.batch_size, seed=config.seed, **self._share
+        )
         self.labelled = LabelledData(
-            train=partial(self._labelled_train, decode),
-            val=lambda batch_size: self._noted(pipeline.one_pass(val, batch_size=batch_size, **decode), self._val_bad),
+            train=self._labelled_train,
+            val=self._labelled_val,
             num_train=self.train_size,
             num_classes=self.train_source.num_classes,
             image_size=tuple(c.image_size),
             mean=tuple(c.mean),
             std=tuple(c.std),
             augment=augment,
+            class_names=self.train_source.class_names,
         )
         self._told = False
 
@@ -95,14 +100,23 @@ class Data:
         return '' if self.val_source.num_classes else 'the validation records have no labels'
 
     def _labelled_train(
-        self, decode: dict, batch_size: int, seed: int, shuffle: bool = True, steps: int | None = None
+        self,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        steps: int | None = None,
+        reader: Mapping = {},
     ) -> Iterator[dict]:
+        source, reader = self.train_source, self._reader(**self._view | dict(reader))
         if not shuffle:
-            return self._noted(pipeline.one_pass(self.train_source, batch_size=batch_size, **decode), self.bad)
-        steps = steps or max(self.train_size // batch_size, 1)
-        return self._noted(
-            pipeline.batches(self.train_source, batch_size=batch_size, seed=seed, steps=steps, **decode), self.bad
-        )
+            return self._noted(pipeline.one_pass(source, reader, batch_size=batch_size, **self._share), self.bad)
+        steps = steps or max(self.train_size * reader.clips // batch_size, 1)
+        stream = pipeline.batches(source, reader, batch_size=batch_size, seed=seed, steps=steps, **self._share)
+        return self._noted(stream, self.bad)
+
+    def _labelled_val(self, batch_size: int, reader: Mapping = {}) -> Iterator[dict]:
+        source, reader = self.val_source or self.train_source, self._reader(**self._view | dict(reader))
+        return self._noted(pipeline.one_pass(source, reader, batch_size=batch_size, **self._share), self._val_bad)
 
     @staticmethod
     def _noted(batches: Iterator, book: Bad) -> Iterator[dict]:

@@ -54,6 +54,10 @@ def parse(argv: list[str]) -> None:
         )
     if len(rest) > 1:
         raise InputError(f'cannot make sense of {rest[1]!r}: options look like --config.key=value')
+    if not _WORKDIR.value and path and _MODE.value == 'train':
+        name = next(arg for arg in reversed(argv) if arg.startswith('--config=')).removeprefix('--config=')
+        flags.FLAGS.workdir = f'runs/{Path(name).name.replace(".py", "").replace(":", "_")}'
+        print(f'no --workdir: the run lives in {_WORKDIR.value}', file=sys.stderr)
     if not _WORKDIR.value:
         raise InputError('--workdir=DIR is missing: it holds the checkpoints, metrics and pictures of the run')
 

@@ -16,6 +16,7 @@ DECAY_RULES = (
     (r'positions?(/|$)|pos_embed', 0.0),
     (r'.*', 1.0),
 )
+BLOCK = r'encoder/.*?block_(\d+)'
 
 
 def path_str(path: tuple) -> str:
@@ -35,9 +36,15 @@ def decay_rule(path: str) -> float:
 
 def layer_of(path: str, depth: int) -> int:
     """0 for the stem, i + 1 for encoder block i, depth + 1 for all that follows (BEiT, arXiv 2106.08254)."""
-    if block := re.search(r'encoder/.*?block_(\d+)', path):
+    if block := re.search(BLOCK, path):
         return int(block[1]) + 1
     return 0 if re.search(r'encoder/(?!norm)', path) else depth + 1
+
+
+def depth_of(params) -> int:
+    """Blocks of the encoder among the parameters."""
+    found = (re.search(BLOCK, path_str(path)) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    return max((int(block[1]) + 1 for block in found if block), default=0)
 
 
 def layer_rule(path: str, depth: int, decay: float) -> float:
@@ -63,12 +70,14 @@ def adamw(params, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8, weigh
     Args:
         params: tree (or shapes) the path rules are applied to.
         clip: largest global gradient norm; 0 = off.
-        layer_decay: learning-rate factor per layer below the head, for an encoder of `depth` blocks; 1 = off.
+        layer_decay: learning-rate factor per layer below the head, 1 = off.
+        depth: blocks of the encoder; 0 = those among `params`.
     """
     decays = by_path(params, decay_rule)
     parts = [optax.clip_by_global_norm(clip)] if clip else []
     parts += [optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, jax.tree.map(bool, decays))]
     if layer_decay != 1.0:
+        depth = depth or depth_of(params)
         scales = by_path(params, lambda path: layer_rule(path, depth, layer_decay))
         parts.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, s: u * s, updates, scales)))
     return optax.chain(*parts)

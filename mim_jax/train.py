@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mim_jax import build, compile, inputs, optim, record, sharding, step
+from mim_jax import build, compile, inputs, optim, record, sharding, step, warm_start
 from mim_jax.checkpoint import Checkpoints
 from mim_jax.errors import InputError, RunError
 from mim_jax.evaluate import Evaluation
@@ -24,6 +24,7 @@ from mim_jax.progress import Clock, Progress
 
 PREEMPTED = 143  # exit status of a run that saved and left because it was told to
 NEVER = 2**62  # a step after every other
+CPU_FLOPS = 1e11  # per second, of a few cores
 
 
 class Stop(BaseException):
@@ -116,10 +117,14 @@ def run(config, workdir: str, mode: str, origin: dict) -> int:
         RunError: the run cannot go on.
     """
     workdir = Path(workdir)
+    told = for_this_machine(config, origin)
     build.check(config)
     inputs.check(config)
+    warm_start.check(config.init)
     compile.keep_compilations()
     mesh, progress, signals = sharding.make_mesh(**config.mesh), Progress(config.total_steps), Signals()
+    for line in told:
+        progress.say(line)
     try:
         with jax.set_mesh(mesh), signals.listen(), contextlib.ExitStack() as closing:
             objective, augment, abstract = parts(config, mesh)
@@ -137,6 +142,18 @@ def run(config, workdir: str, mode: str, origin: dict) -> int:
     except Stop:
         progress.say('told to stop; the same command goes on from the last checkpoint')
         return PREEMPTED
+
+
+def for_this_machine(config, origin: dict) -> list[str]:
+    """Settles what the command line left open, and what to say of it: no path of data, a batch that a CPU would never end."""
+    told, data = [], config.data
+    if 'data.path' not in origin:
+        told.append(f'no --config.data.path: training on {data.path}, which comes with the install')
+    small = data.cpu_batch_size
+    if small and 'data.batch_size' not in origin and jax.default_backend() == 'cpu':
+        told.append(f'on a CPU: data.batch_size={small}, not {data.batch_size}')
+        data.batch_size = small
+    return told
 
 
 def to_the_end(run: Run, mode: str, origin: dict, closing: contextlib.ExitStack) -> int:
@@ -206,6 +223,9 @@ def start(run: Run, mode: str = 'train') -> tuple[step.TrainState, dict]:
     placed = jax.tree.map(lambda x: x.sharding, run.abstract)
     empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), compile.batch_spec(run.config, 2))
     state = jax.jit(initial(run.config, run.objective, run.augment), out_shardings=placed)(empty)
+    if run.config.init:
+        state = warm_start.warm_start(state, run.config.init)
+        run.progress.say(f'the encoder is that of {run.config.init}')
     return state, dict(next_sample=0, skipped_steps=0, lr_scale=1.0, rollbacks=0)
 
 
@@ -288,6 +308,9 @@ def prepare(run: Run) -> Callable:
         f'{millions:.1f} M parameters; {run.data.train_size} records of {config.data.path}; batch {rows} = {devices} devices x {compiled.accumulate} micro-batches x '
         f'{rows // devices // compiled.accumulate} rows; peak learning rate {peak:.3g}; {compiled.bytes_per_device / 1e9:.2f} GB a device'
     )
+    days = run.progress.flops_per_example * rows * config.total_steps / CPU_FLOPS / 86400
+    if config.smaller and days > 1 and jax.default_backend() == 'cpu':
+        run.progress.say(f'this takes about {days:,.0f} days on a CPU; made for one: --config={config.smaller}')
     run.writer.event('compilation', name='train_step', times=run.compilations.counts['train_step'], accumulate=compiled.accumulate,
                      bytes_per_device=compiled.bytes_per_device, flops_per_example=run.progress.flops_per_example)  # fmt: skip
     return compiled.call
@@ -299,7 +322,7 @@ def log(run: Run, now: int, metrics: dict, clock: Clock, skipped: int) -> None:
     values = {
         f'train/{name}': float(x)
         for name, x in metrics.items()
-        if name.startswith('loss') or name in ('grad_norm', 'lr')
+        if name.startswith('loss') or name in ('grad_norm', 'lr', 'top1')
     }
     values['baseline/mean_predictor_loss'] = float(metrics['baseline'])
     values |= clock.read()

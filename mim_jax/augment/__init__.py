@@ -1,5 +1,5 @@
-"""Augmentation on the device: `image` is the slot that configs name; the others are its parts."""
+"""Augmentation on the device: `image` and `video` are what configs name; the others are their parts."""
 
-from mim_jax.augment.compose import image
+from mim_jax.augment.compose import image, video
 
-__all__ = ['image']
+__all__ = ['image', 'video']

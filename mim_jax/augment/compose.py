@@ -1,4 +1,6 @@
-"""What a config names as its augmentation: one function from the canvas of the input pipeline to normalised images."""
+"""What a config names as its augmentation: from the canvas of the input pipeline to normalised images or clips."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from mim_jax.augment import randaugment as policy
 from mim_jax.errors import InputError
 
 Array = jax.Array
-CROPS = ('random_resized', 'pad', None)
+CROPS = ('random_resized', 'multi_scale', 'pad', None)
 TOP = {'uint8': 255.0, 'uint16': 65535.0, 'float32': 1.0}
 
 
@@ -21,6 +23,7 @@ def image(
     image_size: tuple[int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    field: str = 'image',
     crop: str | None = 'random_resized',
     scale: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
@@ -31,22 +34,24 @@ def image(
     randaugment: dict | None = None,
     erase: float = 0.0,
     eval_crop: float = 0.875,
+    eval_place: float = 0.5,
 ) -> dict:
     """Crops, flips, colours and normalises a batch on the device; meant to run inside a jitted step.
 
     key: one, or one per row (then row i depends on key i alone, however the batch is split).
-    batch: image [B, S_h, S_w, C] uint8, uint16 or float32, its true (h, w) at the top left given by size i32[B, 2];
-    other keys pass. Returns the batch without `size` and with image f32[B, h, w, C] = (x / 255 - mean) / std
-    (x / 65535 for uint16, x itself for float32).
+    batch: `field` [B, ..., S_h, S_w, C] uint8, uint16 or float32, its true (h, w) at the top left given by size i32[B, 2];
+    other keys pass. All frames of a clip [B, T, S_h, S_w, C] are treated alike. Returns the batch without `size` and with
+    `field` f32[B, ..., h, w, C] = (x / 255 - mean) / std (x / 65535 for uint16, x itself for float32).
 
-    crop: 'random_resized' (area `scale`, aspect `ratio`), 'pad' (shift by up to `pad` pixels) or None; the last two
-    take the canvas as it is when it has `image_size`. jitter: strengths of brightness, contrast and saturation.
-    randaugment: options of `randaugment.rand_augment`. erase: probability of random erasing. Without `train`:
-    the centre, `eval_crop` of the largest possible box (0.875 = resize to 256, crop 224). Non-integer input has no
-    known range, so jitter and randaugment refuse it. Raises InputError.
+    crop: 'random_resized' (area `scale`, aspect `ratio`), 'multi_scale' (TSN), 'pad' (shift by up to `pad` pixels) or None; the
+    last two take the canvas as it is when it has `image_size`. flip: mirror half of them; off where left and right matter.
+    jitter: strengths of brightness, contrast and saturation. randaugment: options of `randaugment.rand_augment`. erase:
+    probability of random erasing. Without `train`: a box of `eval_crop` of the largest possible one (0.875 = resize to 256, crop
+    224) at `eval_place` of the rest, 0.5 = the centre. Non-integer input has no known range, so jitter and randaugment refuse it.
+    Raises InputError.
     """
-    canvas = batch['image']
-    static = crop != 'random_resized' and canvas.shape[1:3] == tuple(image_size)
+    canvas = batch[field]
+    static = crop in ('pad', None) and canvas.shape[-3:-1] == tuple(image_size)
     check(canvas, static, image_size, mean, std, crop, jitter, randaugment)
 
     def view(key: Array, pixels: Array, size: Array) -> Array:
@@ -55,25 +60,33 @@ def image(
         size = jnp.maximum(size, 1)  # a record that could not be decoded has none
         if train and crop == 'random_resized':
             return crops.resample(pixels, crops.random_box(key, size, scale, ratio)[0], image_size, kernel=kernel)
-        box, region = crops.centre_box(size, image_size, eval_crop), jnp.concatenate([jnp.zeros(2), size])
-        return crops.resample(pixels, box, image_size, region, kernel)
+        if train and crop == 'multi_scale':
+            return crops.resample(pixels, crops.multi_scale_box(key, size), image_size, kernel=kernel)
+        box = crops.centre_box(size, image_size, eval_crop, eval_place)
+        return crops.resample(pixels, box, image_size, jnp.concatenate([jnp.zeros(2), size]), kernel)
+
+    def frames(change, x: Array) -> Array:  # the same change of each frame
+        return jax.vmap(change)(x) if x.ndim == 4 else change(x)
 
     def row(key: Array, pixels: Array, size: Array) -> Array:
         keys = jax.random.split(key, 5)
         x = view(keys[0], pixels, size) / TOP[canvas.dtype.name]
         x = x if canvas.dtype == jnp.float32 else jnp.clip(x, 0.0, 1.0)  # bicubic overshoots
         if train and flip:
-            x = jnp.where(jax.random.bernoulli(keys[1]), x[:, ::-1], x)
+            x = jnp.where(jax.random.bernoulli(keys[1]), x[..., ::-1, :], x)
         if train and jitter:
-            x = colour.jitter(keys[2], x, jitter)
+            x = frames(partial(colour.jitter, keys[2], strengths=jitter), x)
         if train and randaugment is not None:
-            x = policy.rand_augment(keys[3], x, fill=jnp.asarray(mean), **randaugment)
+            x = frames(partial(policy.rand_augment, keys[3], fill=jnp.asarray(mean), **randaugment), x)
         x = (x - jnp.asarray(mean)) / jnp.asarray(std)
         return crops.erase(keys[4], x, erase) if train and erase else x
 
     keys = key if key.ndim else jax.random.split(key, len(canvas))
     rest = {name: value for name, value in batch.items() if name != 'size'}
-    return rest | {'image': jax.vmap(row)(keys, canvas, batch['size'])}
+    return rest | {field: jax.vmap(row)(keys, canvas, batch['size'])}
+
+
+video = partial(image, field='video')
 
 
 def check(canvas, static, image_size, mean, std, crop, jitter, randaugment):
@@ -82,7 +95,7 @@ def check(canvas, static, image_size, mean, std, crop, jitter, randaugment):
         raise InputError(f'augment.crop is {crop!r}; choose one of {CROPS}.')
     if crop == 'pad' and not static:
         raise InputError(f"augment.crop='pad' needs data.canvas equal to data.image_size, but the canvas is "
-                         f'{canvas.shape[1:3]} and the image size {tuple(image_size)}.')  # fmt: skip
+                         f'{canvas.shape[-3:-1]} and the image size {tuple(image_size)}.')  # fmt: skip
     for key, value in (('data.mean', mean), ('data.std', std)):
         if len(value) not in (1, channels):
             raise InputError(f'{key} has {len(value)} numbers but the images have {channels} channels.')

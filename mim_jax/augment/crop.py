@@ -1,4 +1,4 @@
-"""Crops, resampling and erasing of one image with static shapes; `jax.vmap` makes them batched."""
+"""Crops, resampling and erasing of one image or clip with static shapes; `jax.vmap` makes them batched."""
 
 import jax
 import jax.numpy as jnp
@@ -37,18 +37,23 @@ def weights(start: Array, length: Array, out: int, canvas: int, within: tuple[Ar
 
 
 def resample(image: Array, box: Array, out: tuple[int, int], within: Array | None = None, kernel='bicubic') -> Array:
-    """Resizes the box of one image to `out` = (h, w) pixels: two products, no gather.
+    """Resizes the box of one image, or of all frames of a clip, to `out` = (h, w) pixels: two products, no gather.
 
-    image [S_h, S_w, C]; box f32[4] (top, left, height, width) in pixels, need not be whole; within f32[4], same form:
-    the pixels that may be read (default: those of the box, Pillow's `crop(box).resize(out)`). Returns f32[h, w, C].
+    image [..., S_h, S_w, C]; box f32[4] (top, left, height, width) in pixels, need not be whole; within f32[4], same form:
+    the pixels that may be read (default: those of the box, Pillow's `crop(box).resize(out)`). Returns f32[..., h, w, C].
     """
     within = box if within is None else within
     rows, columns = (
-        weights(box[i], box[i + 2], out[i], image.shape[i], (within[i], within[i] + within[i + 2]), kernel)
+        weights(box[i], box[i + 2], out[i], image.shape[i - 3], (within[i], within[i] + within[i + 2]), kernel)
         for i in (0, 1)
     )
-    image = jnp.einsum('hs,stc->htc', rows, image.astype(jnp.float32), precision='high')
-    return jnp.einsum('wt,htc->hwc', columns, image, precision='high')
+    return product(rows, columns, image)
+
+
+def product(rows: Array, columns: Array, image: Array) -> Array:
+    """rows f32[h, S_h] and columns f32[w, S_w] times image [..., S_h, S_w, C]: f32[..., h, w, C]."""
+    image = jnp.einsum('hs,...stc->...htc', rows, image.astype(jnp.float32), precision='high')
+    return jnp.einsum('wt,...htc->...hwc', columns, image, precision='high')
 
 
 def random_box(key: Array, size: Array, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), tries=10) -> tuple[Array, Array]:
@@ -72,30 +77,50 @@ def random_box(key: Array, size: Array, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), 
     return jnp.concatenate([jnp.where(found, anywhere, (size - side) // 2), side]), found
 
 
-def centre_box(size: Array, out: tuple[int, int], share: float) -> Array:
-    """The centred box of `out`'s aspect that takes `share` of the largest one inside (h, w) = size. f32[4]."""
+def multi_scale_box(key: Array, size: Array, scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)) -> Array:
+    """The multi-scale crop of TSN (arXiv 1608.00859), as VideoMAE pretrains with: f32[4].
+
+    Height and width are scales of the shorter side, neighbours in `scales` or the same; the place is one of 13: a 3 x 3 lattice
+    of corners, edges and centre, and the four points halfway to the corners.
+    """
+    pair_key, place_key = jax.random.split(key)
+    pairs = [(a, b) for i, a in enumerate(scales) for j, b in enumerate(scales) if abs(i - j) <= 1]
+    places = [(y / 2, x / 2) for y in range(3) for x in range(3)] + [(y, x) for y in (0.25, 0.75) for x in (0.25, 0.75)]
+    pair, place = (
+        (jax.nn.one_hot(jax.random.randint(k, (), 0, len(table)), len(table)) @ jnp.asarray(table, jnp.float32))
+        for k, table in ((pair_key, pairs), (place_key, places))
+    )  # picked by a product: a gather is dear on TPU
+    size = size.astype(jnp.float32)
+    side = jnp.clip(jnp.floor(pair * size.min()), 1, size)
+    return jnp.concatenate([jnp.floor(place * (size - side)), side])
+
+
+def centre_box(size: Array, out: tuple[int, int], share: float, place: float = 0.5) -> Array:
+    """The box of `out`'s aspect that takes `share` of the largest one inside (h, w) = size. f32[4].
+
+    place: where it lies along each side, 0 the top left, 0.5 the centre, 1 the bottom right.
+    """
     size = size.astype(jnp.float32)
     side = share * jnp.minimum(size[0] / out[0], size[1] / out[1]) * jnp.asarray(out, jnp.float32)
-    return jnp.concatenate([(size - side) / 2, side])
+    return jnp.concatenate([(size - side) * place, side])
 
 
 def pad_crop(key: Array, image: Array, pad: int) -> Array:
-    """Pads by `pad` zeros on every side and crops back at random (the CIFAR recipe). [h, w, C] -> f32[h, w, C]."""
-    height, width, _ = image.shape
+    """Pads by `pad` zeros on every side and crops back at random (the CIFAR recipe). [..., h, w, C] -> f32[..., h, w, C]."""
+    height, width, _ = image.shape[-3:]
     down, right = jax.random.randint(key, (2,), -pad, pad + 1)
     rows = jnp.arange(height)[:, None] + down == jnp.arange(height)
     columns = jnp.arange(width)[:, None] + right == jnp.arange(width)
-    image = jnp.einsum('hs,stc->htc', rows.astype(jnp.float32), image.astype(jnp.float32), precision='high')
-    return jnp.einsum('wt,htc->hwc', columns.astype(jnp.float32), image, precision='high')
+    return product(rows.astype(jnp.float32), columns.astype(jnp.float32), image)
 
 
 def erase(key: Array, image: Array, prob: float, area=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3)) -> Array:
     """Random erasing (arXiv 1708.04896), noise filling as in timm: with `prob` a random box becomes N(0, 1).
 
-    image f32[h, w, C], already normalised.
+    image f32[..., h, w, C], already normalised; all frames of a clip lose the same box.
     """
     coin, where, noise = jax.random.split(key, 3)
-    height, width, _ = image.shape
+    height, width, _ = image.shape[-3:]
     (top, left, h, w), found = random_box(where, jnp.asarray([height, width]), area, ratio)
     row, column = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
     inside = (row >= top) & (row < top + h) & (column >= left) & (column < left + w)

@@ -34,10 +34,10 @@ def mixup_cutmix(
 ) -> tuple[Array, Array]:
     """Mixes each image with its mirror in the batch: one draw for the whole batch, so `key` is one key.
 
-    image f32[B, h, w, C]; label i32[B]. mixup, cutmix: the alpha of their Beta law, 0 = off; switch: share of CutMix
-    where both are on; prob: share of batches mixed. Returns image f32[B, h, w, C] and target f32[B, num_classes].
+    image f32[B, ..., h, w, C]; label i32[B]. mixup, cutmix: the alpha of their Beta law, 0 = off; switch: share of CutMix
+    where both are on; prob: share of batches mixed. Returns image f32[B, ..., h, w, C] and target f32[B, num_classes].
     """
-    height, width = image.shape[1:3]
+    height, width = image.shape[-3:-1]
     which, coin, mixup_key, cutmix_key, box_key = jax.random.split(key, 5)
     cut = jax.random.bernoulli(which, switch if mixup and cutmix else float(bool(cutmix)))
     share = 1 - jnp.where(

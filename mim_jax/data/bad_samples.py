@@ -72,7 +72,7 @@ class Bad:
         name, reason = report.bad[0]
         if self.bad == self.seen:
             raise InputError(
-                f'no readable image in {self.where}: all of the first {self.seen} records are bad, as {name} ({reason}); see {self.path}'
+                f'no readable record in {self.where}: all of the first {self.seen} records are bad, as {name} ({reason}); see {self.path}'
             )
         if self.share > self.max_share:
             raise RunError(f'{self.where}: {self.bad} of {self.seen} records are bad, more than data.max_bad_share={self.max_share}, as {name} ({reason}); see {self.path}')  # fmt: skip

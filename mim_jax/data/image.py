@@ -32,6 +32,35 @@ class Pixels(NamedTuple):
     original: tuple[int, int]  # (height, width) before it was reduced to the canvas
 
 
+class ImageReader:
+    """Records to rows of one image each, by `decode`, whose arguments it takes.
+
+    Raises:
+        InputError: an unknown dtype.
+    """
+
+    media = 'image'
+    own_processes = False
+    clips = 1
+
+    def __init__(self, *, channels: int = 3, dtype: str = 'uint8', canvas: tuple[int, int], min_side: int = 2):
+        if dtype not in DTYPES:
+            raise InputError(f'data.dtype={dtype}: it has to be one of {", ".join(DTYPES)}')
+        self.how = dict(channels=channels, dtype=dtype, canvas=tuple(canvas), min_side=min_side)
+
+    @property
+    def row(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of each array of a row: image dtype[*canvas, C], size i32[2] = (h, w)."""
+        return dict(image=((*self.how['canvas'], self.how['channels']), self.how['dtype']), size=((2,), 'int32'))
+
+    def __call__(self, data: bytes | np.ndarray, draw: tuple[int, int] | None, out: dict) -> tuple[str, ...]:
+        """Fills out['image'] dtype[1, *canvas, C], zeros so far, and out['size'] i32[1, 2]; gives `Pixels.notes`."""
+        pixels = decode(data, **self.how)
+        height, width = pixels.array.shape[:2]
+        out['image'][0, :height, :width], out['size'][0] = pixels.array, (height, width)
+        return pixels.notes
+
+
 def decode(
     data: bytes | np.ndarray, *, channels: int, dtype: str, canvas: tuple[int, int], min_side: int = 1
 ) -> Pixels:
@@ -211,7 +240,7 @@ def _from_array(array: np.ndarray, channels: int, dtype: str, canvas: tuple[int,
         array = array.astype(np.float32)
     elif array.dtype not in (np.uint8, np.uint16):
         raise Unreadable(f'values are {array.dtype}; they have to be uint8, uint16 or float')
-    array, notes = _to_channels(array, channels)
+    array, notes = to_channels(array, channels)
     original = array.shape[:2]
     array = shrink(array, fit(*original, canvas))
     if array.dtype == np.uint16 and dtype == 'uint8':
@@ -219,7 +248,7 @@ def _from_array(array: np.ndarray, channels: int, dtype: str, canvas: tuple[int,
     return Pixels(_to_dtype(array, dtype), tuple(notes), original)
 
 
-def _to_channels(array: np.ndarray, channels: int) -> tuple[np.ndarray, list[str]]:
+def to_channels(array: np.ndarray, channels: int) -> tuple[np.ndarray, list[str]]:
     """[h, w, any] or [channels, h, w] to [h, w, channels]; other counts only between gray, RGB and RGBA."""
     has = array.shape[-1]
     if array.shape[0] == channels and has not in (channels, 1, 3, 4):

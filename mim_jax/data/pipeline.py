@@ -20,17 +20,20 @@ from absl import flags
 from grain.experimental import index_shuffle
 
 from mim_jax.data.bad_samples import Report
-from mim_jax.data.image import DTYPES, decode, reason
+from mim_jax.data.image import ImageReader, reason
 from mim_jax.data.sources import Source
+from mim_jax.data.video import VideoReader
 from mim_jax.errors import InputError, RunError
 
 Batch = dict[str, np.ndarray]
+Reader = ImageReader | VideoReader
 _TABLE = 1 << 24  # records whose order is kept as a table, which costs less than a small image does
 _CHUNKS = 4  # pieces of a batch for each thread: few enough to cost nothing, enough to keep all of them busy
 
 
 def batches(
     source: Source,
+    reader: Reader,
     *,
     batch_size: int,
     seed: int = 0,
@@ -40,57 +43,50 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
-    channels: int = 3,
-    dtype: str = 'uint8',
-    canvas: tuple[int, int],
-    min_side: int = 2,
 ) -> Iterator[tuple[Batch, Report]]:
     """Endless epochs, each in its own order: this host's rows of each global batch, and what happened to them.
 
     Args:
         source: the records.
-        batch_size: rows of a batch over all hosts; may be larger than the source.
-        seed: of the order.
+        reader: makes rows of them, `reader.clips` of each.
+        batch_size: rows of a batch over all hosts; may be more than there are.
+        seed: of the order, and of what the reader draws.
         start: global sample index of the first row; `start + steps * batch_size` is where to go on.
         steps: batches to give; None = without end.
         shuffle: False = epochs in the order of the source.
         process_index, process_count: this host among the hosts.
-        workers: decoding processes; 0 = threads of this process.
-        channels, dtype, canvas, min_side: as `image.decode`.
+        workers: decoding processes; 0 = threads of this process, or as many processes as cores where the reader has its own.
 
     Returns:
-        Iterator of (batch, report): image dtype[B, *canvas, C] with zeros beyond size i32[B, 2], label i32[B], valid bool[B];
-        a record that cannot be decoded leaves a row of zeros with valid=False. Closing it ends the workers.
+        Iterator of (batch, report): the arrays of `reader.row`, label i32[B], valid bool[B]; a record that cannot be decoded
+        leaves rows of zeros with valid=False. Closing it ends the workers.
 
     Raises:
-        InputError: a batch that the hosts cannot share, or an unknown dtype.
+        InputError: a batch that the hosts or the clips of a record cannot share.
     """
     order = partial(shuffled, size=len(source), seed=seed) if shuffle else partial(_cyclic, size=len(source))
-    collate = Collate(source, order, start, _local(batch_size, process_index, process_count), batch_size,
-                      channels, dtype, canvas, min_side, _threads(workers))  # fmt: skip
-    return _run(collate, sys.maxsize if steps is None else steps, workers)
+    local = _local(batch_size, process_index, process_count, reader.clips)
+    collate = Collate(source, reader, order, seed, start, local, batch_size, _threads(reader, workers))
+    return _run(collate, sys.maxsize if steps is None else steps, 0 if reader.own_processes else workers)
 
 
 def one_pass(
     source: Source,
+    reader: Reader,
     *,
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
-    channels: int = 3,
-    dtype: str = 'uint8',
-    canvas: tuple[int, int],
-    min_side: int = 2,
 ) -> Iterator[tuple[Batch, Report]]:
-    """Every record once, in the order of the source; the last batch is filled up with rows of valid=False.
+    """Every record once, in the order of the source, nothing drawn; the last batch is filled up with rows of valid=False.
 
     Arguments, result and errors as `batches`.
     """
     order = partial(_once, size=len(source))
-    collate = Collate(source, order, 0, _local(batch_size, process_index, process_count), batch_size,
-                      channels, dtype, canvas, min_side, _threads(workers))  # fmt: skip
-    return _run(collate, -(-len(source) // batch_size), workers)
+    local = _local(batch_size, process_index, process_count, reader.clips)
+    collate = Collate(source, reader, order, None, 0, local, batch_size, _threads(reader, workers))
+    return _run(collate, -(-len(source) * reader.clips // batch_size), 0 if reader.own_processes else workers)
 
 
 def shuffled(sample: int, size: int, seed: int) -> int:
@@ -120,18 +116,24 @@ def _once(sample: int, size: int) -> int | None:
     return sample if sample < size else None
 
 
-def _local(batch_size: int, process_index: int, process_count: int) -> range:
+def _local(batch_size: int, process_index: int, process_count: int, clips: int) -> range:
     """This host's rows of a global batch."""
     rows, rest = divmod(batch_size, process_count)
     if rest or not rows:
         raise InputError(
             f'data.batch_size={batch_size} does not divide by the {process_count} hosts: take a multiple of {process_count}'
         )
+    if rows % clips:
+        raise InputError(
+            f'data.batch_size={batch_size} does not divide by {process_count} hosts x {clips} clips of a record: take a multiple of {process_count * clips}'
+        )
     return range(process_index * rows, (process_index + 1) * rows)
 
 
-def _threads(workers: int) -> int:
-    return 1 if workers else len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+def _threads(reader: Reader, workers: int) -> int:
+    if workers:
+        return workers if reader.own_processes else 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)
@@ -142,51 +144,48 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 class Collate:
     """The batch of a step; picklable, the same in every process."""
 
-    def __init__(self, source, order, start, local, batch_size, channels, dtype, canvas, min_side, threads):
-        if dtype not in DTYPES:
-            raise InputError(f'data.dtype={dtype}: it has to be one of {", ".join(DTYPES)}')
-        self.source, self.order, self.start, self.local, self.stride = source, order, start, local, batch_size
-        self.shape, self.dtype, self.threads = (*canvas, channels), dtype, threads
-        self.decode = partial(decode, channels=channels, dtype=dtype, canvas=tuple(canvas), min_side=min_side)
+    def __init__(self, source, reader, order, seed, start, local, batch_size, threads):
+        self.source, self.reader, self.order, self.seed = source, reader, order, seed
+        self.start, self.local, self.stride, self.threads = start, local, batch_size, threads
 
     def __call__(self, step: int) -> tuple[Batch, Report]:
         rows, report = len(self.local), Report()
-        batch = dict(image=np.zeros((rows, *self.shape), self.dtype), size=np.zeros((rows, 2), np.int32),
-                     label=np.full(rows, -1, np.int32), valid=np.zeros(rows, bool))  # fmt: skip
-        first = self.start + step * self.stride + self.local.start
+        batch = {key: np.zeros((rows, *shape), dtype) for key, (shape, dtype) in self.reader.row.items()}
+        batch |= dict(label=np.full(rows, -1, np.int32), valid=np.zeros(rows, bool))
+        first = (self.start + step * self.stride + self.local.start) // self.reader.clips
         fill = partial(self._fill, batch, report, first)
-        if self.threads == 1:
-            report.seen = fill(range(rows))
+        records = rows // self.reader.clips
+        if self.threads == 1 and not self.reader.own_processes:
+            report.seen = fill(range(records))
         else:
-            size = max(1, rows // (self.threads * _CHUNKS))
-            chunks = (range(i, min(i + size, rows)) for i in range(0, rows, size))
+            size = max(1, records // (self.threads * _CHUNKS))
+            chunks = (range(i, min(i + size, records)) for i in range(0, records, size))
             report.seen = sum(_pool(self.threads).map(fill, chunks))
         report.bad.sort()
         report.notes.sort()
         return batch, report
 
-    def _fill(self, batch: Batch, report: Report, first: int, rows: range) -> int:
+    def _fill(self, batch: Batch, report: Report, first: int, records: range) -> int:
         """Decodes straight into rows of the batch: a bad record does not move those after it. Gives how many it read."""
-        image, size, label, valid = batch['image'], batch['size'], batch['label'], batch['valid']
-        seen = 0
-        for row in rows:
-            index = self.order(first + row)
+        clips, seen = self.reader.clips, 0
+        for record in records:
+            index = self.order(first + record)
             if index is None:
                 break
             seen += 1
+            rows = slice(record * clips, (record + 1) * clips)
             try:
                 name, data, known = self.source[index]
-                pixels = self.decode(data)
+                draw = None if self.seed is None else (self.seed, first + record)
+                notes = self.reader(data, draw, {key: batch[key][rows] for key in self.reader.row})
             except (InputError, MemoryError):
                 raise
-            except Exception as error:  # Pillow raises nearly anything on a broken file; the report keeps what and why
+            except Exception as error:  # decoders raise nearly anything on a broken file; the report keeps what and why
                 report.bad.append((self.source.name(index), reason(error)))
                 continue
-            height, width = pixels.array.shape[:2]
-            image[row, :height, :width] = pixels.array
-            size[row, 0], size[row, 1], label[row], valid[row] = height, width, known, True
-            if pixels.notes:
-                report.notes.extend((name, kind) for kind in pixels.notes)
+            batch['label'][rows], batch['valid'][rows] = known, True
+            if notes:
+                report.notes.extend((name, kind) for kind in notes)
         return seen
 
 

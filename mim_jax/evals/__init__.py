@@ -1,5 +1,6 @@
 """What a representation is worth: `NAME(objective, data, **options)` is built once and maps params to {metric: value}."""
 
+from mim_jax.evals.accuracy import accuracy
 from mim_jax.evals.attentive_probe import attentive_probe
 from mim_jax.evals.few_shot import few_shot
 from mim_jax.evals.finetune import finetune
@@ -7,5 +8,5 @@ from mim_jax.evals.knn import knn
 from mim_jax.evals.linear_probe import linear_probe
 from mim_jax.evals.reconstruction import reconstruction
 
-__all__ = ['attentive_probe', 'few_shot', 'finetune', 'knn', 'linear_probe', 'reconstruction']
+__all__ = ['accuracy', 'attentive_probe', 'few_shot', 'finetune', 'knn', 'linear_probe', 'reconstruction']
 LABEL_FREE = ('reconstruction',)  # all others need labels

@@ -9,10 +9,12 @@ class LabelledData:
     """A training and a validation set, as factories of NumPy batches (the pipeline's layout, before augmentation).
 
     Attributes:
-        train: `(batch_size, seed, shuffle=True, steps=None) -> iterator`; one pass unless `steps` says otherwise.
-        val: `(batch_size) -> iterator` over one pass in order; the last batch may be short.
+        train: `(batch_size, seed, shuffle=True, steps=None, reader={}) -> iterator`; one pass unless `steps` says otherwise.
+        val: `(batch_size, reader={}) -> iterator` over one pass in order; the last batch may be short. `reader` holds options of the
+            reader, over those of the config; a record gives one row unless its `clips` say more.
         num_train: records in the training set.
         num_classes: labels are 0 to num_classes - 1, or -1 = unlabelled.
+        class_names: where the classes have names.
         image_size: (h, w) after augmentation.
         mean: of each channel, as the augmentation subtracts it.
         std: of each channel, as the augmentation divides by it.
@@ -27,3 +29,4 @@ class LabelledData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Callable
+    class_names: list[str] | None = None

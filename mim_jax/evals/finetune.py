@@ -5,46 +5,20 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax import Array
 
-from mim_jax import optim, sharding, step
-from mim_jax.augment.mix import mixup_cutmix, soft_labels
+from mim_jax import build, optim, sharding, step
 from mim_jax.errors import InputError
+from mim_jax.evals.confusion import confusion
 from mim_jax.evals.data import LabelledData
 from mim_jax.evals.features import put
-from mim_jax.models.heads import POOLS, Classifier
+from mim_jax.evals.views import answers
+from mim_jax.models.heads import POOLS
+from mim_jax.objectives import Classification
 
 MAE_AUGMENT = dict(scale=(0.08, 1.0), randaugment={}, erase=0.25)
-
-
-class Classification(nn.Module):
-    """Cross-entropy of a classifier, with the call of an objective: `(batch, key, train) -> (loss, aux)`.
-
-    mix: `(key, image, label) -> (image, soft labels)`, in training only. Rows without label or pixels do not count.
-    aux: 'features' f32[B, D] that the head sees, 'top1' share of hits, 'rows' that count.
-    """
-
-    tokenizer: Callable
-    classifier: nn.Module
-    mix: Callable
-
-    def __call__(self, batch: dict, key: Array, train: bool = True) -> tuple[Array, dict]:
-        label, counts = batch['label'], batch['valid'] & (batch['label'] >= 0)
-        target = soft_labels(label, self.classifier.num_classes)
-        if train:
-            image, target = self.mix(key[0], batch['image'], label)  # one draw for the whole batch, as timm
-            batch = batch | dict(image=image)
-        tokens = self.tokenizer(batch)
-        logits, features = self.classifier(tokens.raw, tokens.pos, tokens.valid, train=train)
-        share = counts / jnp.maximum(counts.sum(), 1)
-        loss = optax.softmax_cross_entropy(logits, target) @ share
-        top1 = (logits.argmax(-1) == label) @ share
-        return loss, dict(features=jax.lax.stop_gradient(features), top1=top1, rows=counts.sum())
 
 
 def layer_table(params: dict, depth: int, decay: float, tuned: int) -> list[tuple[int, float, int]]:
@@ -97,32 +71,13 @@ def start(encoder: dict | None, batch: dict, **parts) -> step.TrainState:
     return jax.jit(init, out_shardings=placed)(encoder, batch)
 
 
-def training_batches(data: LabelledData, batch_size: int, steps: int, seed: int) -> Iterator[dict]:
+def training_batches(
+    data: LabelledData, batch_size: int, steps: int, seed: int, reader: Mapping
+) -> Iterator[dict]:
     """`steps` device batches: pass after pass in new orders, the short batch at the end of a pass left out."""
-    each = max(data.num_train // batch_size, 1)
-    passes = (data.train(batch_size, seed=seed + epoch, steps=each) for epoch in itertools.count())
+    each = max(data.num_train * reader.get('clips', 1) // batch_size, 1)
+    passes = (data.train(batch_size, seed=seed + epoch, steps=each, reader=reader) for epoch in itertools.count())
     return (put(batch, batch_size) for batch in itertools.islice(itertools.chain.from_iterable(passes), steps))
-
-
-def measure(params: dict, batches: Iterator[dict], task: Classification, augment: Callable) -> tuple[float, float]:
-    """Top-1 accuracy and mean cross-entropy over device batches.
-
-    Raises:
-        InputError: no row has a label.
-    """
-
-    @jax.jit
-    def sums(params, batch):
-        key = jax.random.key(0)
-        loss, aux = task.apply({'params': params}, augment(key, batch, train=False), key, train=False)
-        return jnp.stack([aux['top1'], loss, 1.0]) * aux['rows']
-
-    hits, nats, rows = sum(np.asarray(sums(params, batch)) for batch in batches)
-    if not rows:
-        raise InputError(
-            'no labelled image in the validation data: give it labels, or remove the fine-tuning evaluation'
-        )
-    return float(hits / rows), float(nats / rows)
 
 
 def finetune(
@@ -146,9 +101,13 @@ def finetune(
     tuned_blocks: int | None = None,
     ema: float = 0.0,
     scratch: bool = False,
+    name: str = '',
+    reader: Mapping = {},
+    clips: int = 1,
+    crops: int = 1,
     seed: int = 0,
 ) -> Callable:
-    """`params -> {'eval/finetune_top1', 'eval/finetune_loss'}`; the defaults are MAE's for ViT-B (arXiv 2111.06377).
+    """`params -> {'eval/finetune_top1', 'eval/finetune_loss', 'finetune_confusion': uint8[H, W, 3]}`; the defaults are MAE's for ViT-B (arXiv 2111.06377).
 
     Args:
         objective: has `encoder`, whose parameters are params['encoder'], and `tokenizer`.
@@ -170,6 +129,10 @@ def finetune(
         tuned_blocks: only the last so many blocks and the head learn; None = everything.
         ema: decay of the average of the parameters that is evaluated in their place; 0 = off.
         scratch: start from random parameters whatever is given; the names are then 'eval/scratch_...'.
+        name: of the metrics, 'eval/NAME_top1'; '' = finetune or scratch.
+        reader: options of the reader, over those of the config: sampling, frames, `clips` for repeated augmentation (arXiv 1901.09335).
+        clips: of each validation video, spread over it; their logits are averaged.
+        crops: of each clip, likewise.
         seed: of the head, the order and the augmentation.
 
     Raises:
@@ -181,18 +144,19 @@ def finetune(
     check(encoder, pool, tuned_blocks, batch_size, accumulate)
     tuned = depth + 1 if tuned_blocks is None else tuned_blocks
     decay = layer_decay if layer_decay is not None else 1.0 if scratch else 0.65
-    mix = partial(mixup_cutmix, num_classes=data.num_classes, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
-    task = Classification(objective.tokenizer, Classifier(encoder, data.num_classes, pool), mix)
+    mix = dict(mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+    task = build.classifier(objective.tokenizer, encoder, data.num_classes, pool, **mix)
     tx_of = partial(make_tx, depth=depth, tuned=tuned, b2=0.999, weight_decay=weight_decay, layer_decay=decay)
-    total = steps or epochs * max(data.num_train // batch_size, 1)
+    total = steps or epochs * max(data.num_train * reader.get('clips', 1) // batch_size, 1)
     schedule = optim.schedule(
         lr=lr, batch_size=batch_size, total_steps=total, warmup_steps=round(warmup * total), end_lr=1e-6
     )
     loss = make_loss(task, partial(data.augment, **augment), depth, tuned)
-    name = 'scratch' if scratch else 'finetune'
+    name = name or ('scratch' if scratch else 'finetune')
+    view = dict(reader, clips=clips)
 
-    def evaluate(params: dict) -> dict[str, float]:
-        given, first = None if scratch else params['encoder'], put(next(iter(data.val(batch_size))), batch_size)
+    def evaluate(params: dict) -> dict:
+        given, first = None if scratch else params['encoder'], put(next(iter(data.val(batch_size, view))), batch_size)
         parts = dict(seed=seed, objective=task, augment=data.augment, tx_of=tx_of, ema=bool(ema))
         state = start(given, first, **parts)
         for layer, scale, count in layer_table(state.params, depth, decay, tuned):
@@ -201,13 +165,14 @@ def finetune(
             )
         options = dict(seed=seed, loss=loss, tx=tx_of(state.params), schedule=schedule, accumulate=accumulate, ema=ema)
         train = jax.jit(partial(step.train_step, **options), donate_argnums=0)
-        for i, batch in enumerate(training_batches(data, batch_size, total, seed), 1):
+        for i, batch in enumerate(training_batches(data, batch_size, total, seed, reader), 1):
             state, metrics = train(state, batch, jnp.float32(1))
             if i % max(total // 10, 1) == 0:
                 logging.info('%s: step %d of %d, loss %.4f', name, i, total, metrics['loss'])
-        val = (put(batch, batch_size) for batch in data.val(batch_size))
-        top1, nats = measure(state.ema if ema else state.params, val, task, data.augment)
-        return {f'eval/{name}_top1': top1, f'eval/{name}_loss': nats}
+        learned = state.ema if ema else state.params
+        found = answers(learned, data.val(batch_size, view), batch_size, task, data.augment, clips, crops)
+        picture = confusion(found.confusion, data.class_names)
+        return {f'eval/{name}_top1': found.top1, f'eval/{name}_loss': found.loss, f'{name}_confusion': picture}
 
     return evaluate
 

@@ -1,6 +1,6 @@
 """How a batch becomes tokens: functions `(batch, **options) -> Tokens`, without parameters."""
 
 from mim_jax.tokenizers.patches import patch_grid, patches, patchify, unpatchify
-from mim_jax.tokenizers.tokens import Tokens
+from mim_jax.tokenizers.tokens import Tokens, field
 
-__all__ = ['Tokens', 'patch_grid', 'patches', 'patchify', 'unpatchify']
+__all__ = ['Tokens', 'field', 'patch_grid', 'patches', 'patchify', 'unpatchify']

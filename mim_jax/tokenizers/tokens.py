@@ -1,5 +1,8 @@
 """Tokens: what is embedded, where it lies, and which of it is real."""
 
+import inspect
+from collections.abc import Callable
+
 from flax import struct
 from jax import Array
 
@@ -19,3 +22,8 @@ class Tokens:
     pos: Array
     valid: Array | None
     grid: Grid = struct.field(pytree_node=False)
+
+
+def field(tokenizer: Callable) -> str:
+    """The array of a batch that a tokenizer reads, its option `key`."""
+    return inspect.signature(tokenizer).parameters['key'].default

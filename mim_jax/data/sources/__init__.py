@@ -16,15 +16,18 @@ VALIDATION = ('val', 'valid', 'validation', 'test')
 __all__ = ['Labels', 'Record', 'Source', 'Subset', 'find_splits', 'hold_out', 'open_source', 'open_splits']
 
 
-def open_source(path: str, labels: str = 'auto', class_names: list[str] | None = None) -> Source:
+def open_source(
+    path: str, labels: str = 'auto', class_names: list[str] | None = None, media: str = 'image'
+) -> Source:
     """The records at `path`.
 
     Args:
-        path: a folder of images (flat, nested, a folder per class), a list file (.txt, .csv), a glob, .parquet (file, folder of
-            shards or glob; `FILE.parquet:SPLIT` keeps the rows whose column `split` says so), .npz, .npy, a folder of packed
-            shards, a saved Hugging Face data set, `builtin:NAME[:split]`, `tfds:NAME[:split]`, `hf:NAME[:split]`.
+        path: a folder of files (flat, nested, a folder per class), a list file (.txt, .csv), a glob, .parquet (file, folder of
+            shards or glob), .npz, .npy, a folder of packed shards; `FILE.parquet:SPLIT` and `FILE.csv:SPLIT` keep the rows whose
+            column `split` says so; a saved Hugging Face data set, `builtin:NAME[:split]`, `tfds:NAME[:split]`, `hf:NAME[:split]`.
         labels: 'auto', 'none', or the name of a column.
         class_names: number the classes like these of the training records.
+        media: 'image' or 'video': which files of a folder and columns of a table count.
 
     Raises:
         InputError: nothing there, or nothing that can be read; the sentence has the nearest name.
@@ -42,14 +45,14 @@ def open_source(path: str, labels: str = 'auto', class_names: list[str] | None =
     if rest and scheme == 'hf':
         from mim_jax.data.sources.hugging_face import HuggingFace
 
-        return HuggingFace(rest, labels, class_names)
-    source = _open_files(path, labels, class_names)
+        return HuggingFace(rest, labels, class_names, media)
+    source = _open_files(path, labels, class_names, media)
     if not len(source):
         raise InputError(f'{path} has no records')
     return source
 
 
-def _open_files(path: str, labels: str, class_names: list[str] | None) -> Source:
+def _open_files(path: str, labels: str, class_names: list[str] | None, media: str) -> Source:
     """A source on disk."""
     from mim_jax.data.sources import array_record, folder, hugging_face, npz
 
@@ -57,22 +60,25 @@ def _open_files(path: str, labels: str, class_names: list[str] | None) -> Source
     if shards:
         from mim_jax.data.sources.parquet import Parquet
 
-        return Parquet(shards, labels, class_names, split)
+        return Parquet(shards, labels, class_names, split, media)
+    stem, _, split = path.rpartition(':')
+    if stem.endswith('.csv') and Path(stem).exists():
+        return folder.listing(Path(stem), labels, class_names, media, split)
     here = Path(path)
     if not here.exists():
         if any(c in path for c in '*?['):
-            return folder.matching(path, labels)
+            return folder.matching(path, labels, media)
         raise InputError(_missing(here))
     if here.is_dir():
         if (here / array_record.INDEX).exists():
             return array_record.Packed(here, labels)
         if hugging_face.is_saved(here):
-            return hugging_face.HuggingFace(str(here), labels, class_names)
-        return folder.folder(here, labels, class_names)
+            return hugging_face.HuggingFace(str(here), labels, class_names, media)
+        return folder.folder(here, labels, class_names, media)
     if here.suffix in ('.npz', '.npy'):
-        return npz.Arrays(here, labels, class_names)
+        return npz.Arrays(here, labels, class_names, media)
     if here.suffix in ('.txt', '.csv'):
-        return folder.listing(here, labels, class_names)
+        return folder.listing(here, labels, class_names, media)
     raise InputError(
         f'{path}: cannot read {here.suffix or "this kind of"} files; give a folder, .parquet, .npz, .npy, .txt or .csv'
     )
@@ -110,7 +116,7 @@ def _missing(path: Path) -> str:
 def find_splits(path: str) -> tuple[str, str]:
     """The paths of the training and of the validation records at `path`; '' = it has no validation records of its own.
 
-    Knows PATH/train beside PATH/val or PATH/test, shards named train-* beside test-*, a column `split`, and the splits of
+    Knows PATH/train beside PATH/val or PATH/test, shards named train-* beside test-*, a column `split` of a .parquet or .csv, and the splits of
     builtin:, tfds: and hf: names.
     """
     path = os.path.expanduser(path)
@@ -130,10 +136,10 @@ def find_splits(path: str) -> tuple[str, str]:
             return _pair(path, folders, '{}/{}')
         shards = _shard_folder(here)
         return _pair(str(shards), {p.name.split('-')[0] for p in shards.glob('*-*.parquet')}, '{}/{}-*.parquet')
-    if path.endswith('.parquet') and here.exists():
-        from mim_jax.data.sources.parquet import splits_of
+    if here.suffix in ('.parquet', '.csv') and here.exists():
+        from mim_jax.data.sources import folder, parquet
 
-        return _pair(path, splits_of(here), '{}:{}')
+        return _pair(path, (folder if here.suffix == '.csv' else parquet).splits_of(here), '{}:{}')
     return path, ''
 
 
@@ -159,7 +165,7 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source]:
 
 
 def open_splits(
-    path: str, val_path: str = '', labels: str = 'auto', holdout: float = 0.0
+    path: str, val_path: str = '', labels: str = 'auto', holdout: float = 0.0, media: str = 'image'
 ) -> tuple[Source, Source | None]:
     """The training and the validation records: those of `val_path`, else those found at `path`, else a share `holdout`.
 
@@ -167,7 +173,7 @@ def open_splits(
         InputError: as `open_source`.
     """
     train_path, found = find_splits(path)
-    train = open_source(train_path, labels)
+    train = open_source(train_path, labels, media=media)
     if val_path or found:
-        return train, open_source(val_path or found, labels, train.class_names)
+        return train, open_source(val_path or found, labels, train.class_names, media)
     return hold_out(train, holdout) if holdout else (train, None)

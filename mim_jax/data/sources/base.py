@@ -8,11 +8,19 @@ import numpy as np
 from mim_jax.errors import InputError
 
 
+class Video(NamedTuple):
+    """A video that is not decoded yet."""
+
+    file: str | bytes  # a path, or the bytes of a file
+    start: float = 0.0  # seconds
+    end: float | None = None  # None = the end of the file
+
+
 class Record(NamedTuple):
     """One sample before decoding."""
 
     name: str  # what a list of bad samples shows: a path, or FILE:ROW
-    data: bytes | np.ndarray  # encoded image, or [h, w] or [h, w, C]
+    data: bytes | np.ndarray | Video  # an encoded image or video, or an array [h, w(, C)], [T, h, w(, C)]
     label: int  # -1 = unlabelled
 
 

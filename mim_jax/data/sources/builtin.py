@@ -1,4 +1,4 @@
-"""Data that comes with the install: `builtin:digits`, scikit-learn's 1797 real handwritten digits of 8 x 8 pixels."""
+"""Data that comes with the install: scikit-learn's 1797 real handwritten digits of 8 x 8 pixels, still or moving."""
 
 import numpy as np
 
@@ -6,6 +6,8 @@ from mim_jax.data.sources.base import Labelled, Labels, Record
 from mim_jax.errors import InputError
 
 TEST_SHARE = 359  # of 1797
+MOTIONS = ('resting', 'horizontal', 'vertical', 'diagonal')
+FRAMES, SIDE, DIGIT = 20, 64, 24  # of a video, pixels of a frame, pixels of a digit
 
 
 class Digits(Labelled):
@@ -27,6 +29,44 @@ class Digits(Labelled):
         return f'digits:{self._rows[index]}'
 
 
+class MovingDigits(Digits):
+    """u8[20, 64, 64] videos of one digit that moves straight on and bounces off the walls (Moving MNIST, arXiv 1502.04681).
+
+    Each digit moves in each of the four ways of `MOTIONS`; the label is digit * 4 + motion, so one frame cannot tell it.
+    Start and speed are drawn from the record's number.
+    """
+
+    def __init__(self, split: str = 'train'):
+        super().__init__(split)
+        self.digits = self.labels.ids
+        ids = (self.digits[:, None] * len(MOTIONS) + np.arange(len(MOTIONS))).ravel()
+        self.labels = Labels(ids.astype(np.int32), [f'{digit} {motion}' for digit in range(10) for motion in MOTIONS])
+
+    def __getitem__(self, index: int) -> Record:
+        digit, motion = divmod(index, len(MOTIONS))
+        return Record(self.name(index), film(self.images[digit], MOTIONS[motion], index), int(self.labels.ids[index]))
+
+    def name(self, index: int) -> str:
+        digit, motion = divmod(index, len(MOTIONS))
+        return f'moving_{super().name(digit)} {MOTIONS[motion]}'
+
+
+def film(image: np.ndarray, motion: str, seed: int) -> np.ndarray:
+    """u8[20, 64, 64]: the digit u8[8, 8], enlarged, on its way."""
+    rng, room = np.random.RandomState(seed), SIDE - DIGIT  # this legacy stream never changes
+    where, speed = rng.uniform(0, room, 2), rng.uniform(2, 5, 2) * rng.choice((-1, 1), 2)
+    speed = speed * dict(resting=(0, 0), horizontal=(0, 1), vertical=(1, 0), diagonal=(1, 1))[motion]
+    way = (where + np.arange(FRAMES)[:, None] * speed) % (2 * room)
+    way = np.round(np.where(way > room, 2 * room - way, way)).astype(int)  # bounces
+    digit, frames = image.repeat(DIGIT // 8, 0).repeat(DIGIT // 8, 1), np.zeros((FRAMES, SIDE, SIDE), np.uint8)
+    for frame, (top, left) in zip(frames, way, strict=True):
+        frame[top : top + DIGIT, left : left + DIGIT] = digit
+    return frames
+
+
+SETS = dict(digits=Digits, moving_digits=MovingDigits)
+
+
 def builtin(rest: str, labels: str) -> Digits:
     """The source of `builtin:NAME[:split]`.
 
@@ -34,9 +74,9 @@ def builtin(rest: str, labels: str) -> Digits:
         InputError: no such name or split.
     """
     name, _, split = rest.partition(':')
-    if name != 'digits' or split not in ('', 'train', 'test'):
-        raise InputError(f'no builtin:{rest}: there are builtin:digits and builtin:digits:test')
-    source = Digits(split or 'train')
+    if name not in SETS or split not in ('', 'train', 'test'):
+        raise InputError(f'no builtin:{rest}: there are {" and ".join(f"builtin:{n}, builtin:{n}:test" for n in SETS)}')
+    source = SETS[name](split or 'train')
     if labels == 'none':
         source.labels = Labels(np.full(len(source), -1, np.int32))
     return source

@@ -1,105 +1,158 @@
-"""Files: a flat or nested folder, a folder per class, a list file, a glob."""
+"""Files of images or videos: a flat or nested folder, a folder per class, a list file, a glob."""
 
 import csv
 import os
 from collections import Counter
+from functools import partial
 from glob import glob
 from pathlib import Path
 
 import numpy as np
 
-from mim_jax.data.sources.base import Labelled, Labels, Record, number
+from mim_jax.data.sources.base import Labelled, Labels, Record, Video, number
 from mim_jax.errors import InputError
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.npy', '.bmp', '.gif')
-_HEADERS = ('path', 'file', 'filename', 'file_name', 'image', 'name')
+SUFFIXES = dict(
+    image=('.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.npy', '.bmp', '.gif'),
+    video=('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.ts', '.wmv', '.flv', '.3gp', '.ogv'),
+)
+_HEADERS = ('path', 'file', 'filename', 'file_name', 'image', 'video', 'name')
 
 
 class Files(Labelled):
-    """Image files `names`, relative to `root`; read when asked for."""
+    """Files `names`, relative to `root`: images are read when asked for, videos are left to the decoder.
 
-    def __init__(self, root: str, names: list[str], labels: Labels):
-        self.root, self.names, self.labels = root, names, labels
+    spans: (start, end) of each video in seconds, end None = its end; None = all of every file.
+    """
+
+    def __init__(self, root: str, names: list[str], labels: Labels, media: str = 'image', spans: list | None = None):
+        self.root, self.names, self.labels, self.media, self.spans = root, names, labels, media, spans
 
     def __getitem__(self, index: int) -> Record:
-        name = self.names[index]
-        with open(os.path.join(self.root, name), 'rb', buffering=0) as file:
-            return Record(name, file.read(), int(self.labels.ids[index]))
+        path, label = os.path.join(self.root, self.names[index]), int(self.labels.ids[index])
+        if self.media == 'video':
+            return Record(self.name(index), Video(path, *(self.spans[index] if self.spans else ())), label)
+        with open(path, 'rb', buffering=0) as file:
+            return Record(self.name(index), file.read(), label)
 
     def name(self, index: int) -> str:
-        return self.names[index]
+        if not self.spans or self.spans[index] == (0.0, None):
+            return self.names[index]
+        start, end = self.spans[index]
+        return f'{self.names[index]}@{start:g}-{"" if end is None else format(end, "g")}'
 
 
-def folder(path: Path, labels: str, class_names: list[str] | None) -> Files:
-    """All images under `path`, sorted. Labels are the first-level sub-folders, if every image is in one and there are two or more.
+def folder(path: Path, labels: str, class_names: list[str] | None, media: str = 'image') -> Files:
+    """All images (or videos) under `path`, sorted. Labels are the first-level sub-folders, if every file is in one and there are two or more.
 
     Raises:
-        InputError: no image file in it, or `labels` names a column.
+        InputError: no such file in it, or `labels` names a column.
     """
     _no_column(labels, path)
     names, others = [], Counter()
     for root, folders, files in os.walk(path, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX')
         for file in sorted(f for f in files if not f.startswith('.')):
-            if file.lower().endswith(SUFFIXES):
+            if file.lower().endswith(SUFFIXES[media]):
                 names.append(os.path.relpath(os.path.join(root, file), path))
             else:
                 others[os.path.splitext(file)[1] or file] += 1
     if not names:
         found = ', '.join(f'{count} {kind}' for kind, count in others.most_common(5)) or 'nothing'
-        raise InputError(f'no image file in {path}: looked for {" ".join(SUFFIXES)}, found {found}')
+        raise InputError(f'no {media} file in {path}: looked for {" ".join(SUFFIXES[media])}, found {found}')
     tops = [name.split(os.sep)[0] if os.sep in name else None for name in names]
     classes = labels == 'auto' and None not in tops and (class_names or len(set(tops)) > 1)
-    return Files(str(path), names, number(tops if classes else [None] * len(names), class_names, str(path)))
+    return Files(str(path), names, number(tops if classes else [None] * len(names), class_names, str(path)), media)
 
 
-def matching(pattern: str, labels: str) -> Files:
-    """The image files a glob finds (`**` = any depth), sorted, without labels.
+def matching(pattern: str, labels: str, media: str = 'image') -> Files:
+    """The image (or video) files a glob finds (`**` = any depth), sorted, without labels.
 
     Raises:
         InputError: it finds none.
     """
     _no_column(labels, pattern)
-    names = sorted(name for name in glob(pattern, recursive=True) if name.lower().endswith(SUFFIXES))
+    names = sorted(name for name in glob(pattern, recursive=True) if name.lower().endswith(SUFFIXES[media]))
     if not names:
-        raise InputError(f'no image file matches {pattern}: looked for {" ".join(SUFFIXES)}')
-    return Files('', names, Labels(np.full(len(names), -1, np.int32)))
+        raise InputError(f'no {media} file matches {pattern}: looked for {" ".join(SUFFIXES[media])}')
+    return Files('', names, Labels(np.full(len(names), -1, np.int32)), media)
 
 
-def listing(path: Path, labels: str, class_names: list[str] | None) -> Files:
+def listing(
+    path: Path, labels: str, class_names: list[str] | None, media: str = 'image', split: str | None = None
+) -> Files:
     """The files a list names, one a line: `path` or `path label` (.txt), `path,label` with or without a header (.csv).
 
-    Paths are relative to the list. In a .csv with a header `labels` may name the column.
+    Paths are relative to the list. In a .csv with a header `labels` may name the column; columns `start` and `end` give the
+    seconds of a video that count, `label_name` names of numbered classes, and `split` is what `split` chooses by.
 
     Raises:
-        InputError: an empty list, or no such column.
+        InputError: an empty list, no such column or split, or a time that is not a number.
     """
-    lines = [
-        line for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip() and not line.startswith('#')
-    ]
-    rows = list(csv.reader(lines)) if path.suffix == '.csv' else [_split(line) for line in lines]
+    header, rows = _table(path)
     column = 1
-    if rows and rows[0][0].strip().lower() in _HEADERS:
-        header, rows = [cell.strip() for cell in rows[0]], rows[1:]
+    if header:
         named = header.index('label') if 'label' in header else 1
         column = named if labels in ('auto', 'none') else header.index(labels) if labels in header else -1
         if column < 0:
             raise InputError(f'data.labels={labels}: {path} has no such column, only {", ".join(header)}')
     else:
         _no_column(labels, path)
+    cells = partial(_column, header, rows)
+    if split is not None:
+        rows[:] = [row for row, value in zip(rows, cells('split'), strict=True) if value == split]
     if not rows:
-        raise InputError(f'{path} lists no file')
-    values = [row[column].strip() if len(row) > column and labels != 'none' else None for row in rows]
+        raise InputError(f'{path} lists no file' + (f' of split {split!r}' if split else ''))
+    values = [row[column] if len(row) > column and labels != 'none' else None for row in rows]
     if all(value is None or value.lstrip('-').isdigit() for value in values):
         values = [None if value is None else int(value) for value in values]
-        class_names = None
-    return Files(str(path.parent), [row[0].strip() for row in rows], number(values, class_names, str(path)))
+        names = dict(zip(values, cells('label_name'), strict=True)) if 'label_name' in header and labels == 'auto' else {}
+        class_names = [names[i] for i in sorted(names)] if sorted(names) == list(range(len(names))) and names else None
+    spans = [_span(path, *span) for span in zip(cells('start'), cells('end'), strict=True)]
+    return Files(str(path.parent), [row[0] for row in rows], number(values, class_names, str(path)), media,
+                 spans if any(span != (0.0, None) for span in spans) else None)  # fmt: skip
+
+
+def splits_of(path: Path) -> set[str]:
+    """What stands in the column `split` of a list, if there is one."""
+    header, rows = _table(path)
+    return {value for value in _column(header, rows, 'split') if value}
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header of a list, [] where it has none, and its rows."""
+    lines = [
+        line for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip() and not line.startswith('#')
+    ]
+    rows = csv.reader(lines) if path.suffix == '.csv' else map(_split, lines)
+    rows = [[cell.strip() for cell in row] for row in rows]
+    has_header = rows and rows[0][0].lower() in _HEADERS
+    return (rows[0], rows[1:]) if has_header else ([], rows)
+
+
+def _column(header: list[str], rows: list[list[str]], name: str) -> list[str]:
+    """The cells of a column, '' where it is missing."""
+    if name not in header:
+        return [''] * len(rows)
+    index = header.index(name)
+    return [row[index] if index < len(row) else '' for row in rows]
+
+
+def _span(path: Path, start: str, end: str) -> tuple[float, float | None]:
+    """Seconds."""
+    try:
+        span = float(start or 0), float(end) if end else None
+    except ValueError as error:
+        raise InputError(f'{path}: start {start!r}, end {end!r}: they have to be seconds') from error
+    if span[0] < 0 or span[1] is not None and span[1] <= span[0]:
+        raise InputError(f'{path}: start {start!r}, end {end!r}: the end has to be after the start')
+    return span
 
 
 def _split(line: str) -> list[str]:
-    """[path] or [path, label]: a path may hold blanks, so what ends like an image is all path."""
+    """[path] or [path, label]: a path may hold blanks, so what ends like a file is all path."""
     line = line.strip()
-    return [line] if line.lower().endswith(SUFFIXES) else line.rsplit(None, 1)
+    return [line] if line.lower().endswith((*SUFFIXES['image'], *SUFFIXES['video'])) else line.rsplit(None, 1)
 
 
 def _no_column(labels: str, where) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mim_jax.data.sources.base import Labelled, Labels, Record, number
+from mim_jax.data.sources.base import Labelled, Labels, Record, Video, number
 from mim_jax.errors import InputError
 
 _LABELS = ('label', 'labels', 'fine_label')
@@ -37,9 +37,9 @@ def splits(name: str) -> set[str]:
 
 
 class HuggingFace(Labelled):
-    """One split; images stay encoded."""
+    """One split; images and videos stay encoded."""
 
-    def __init__(self, rest: str, labels: str, class_names: list[str] | None):
+    def __init__(self, rest: str, labels: str, class_names: list[str] | None, media: str = 'image'):
         datasets = _library()
         name, _, split = rest.rpartition(':') if ':' in rest else (rest, '', '')
         loaded = _load(name)
@@ -49,20 +49,23 @@ class HuggingFace(Labelled):
                 raise InputError(f'hf:{rest}: no split {split!r}, only {", ".join(loaded)}')
             loaded = loaded[split]
         features = loaded.features
-        images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
-        if not images:
-            raise InputError(f'hf:{rest}: no image among its features {", ".join(features)}')
-        self.image, self.where = images[0], f'{Path(name).name}:{split}' if split else Path(name).name
+        kind = dict(image=datasets.Image, video=datasets.Video)[media]
+        found = [key for key, feature in features.items() if isinstance(feature, kind)]
+        if not found:
+            raise InputError(f'hf:{rest}: no {media} among its features {", ".join(features)}')
+        self.column, self.media, self.where = found[0], media, f'{Path(name).name}:{split}' if split else Path(name).name
         if labels not in ('auto', 'none') and labels not in features:
             raise InputError(f'data.labels={labels}: hf:{rest} has only {", ".join(features)}')
         auto = next((key for key in _LABELS if key in features), None)
         column = {'auto': auto, 'none': None}.get(labels, labels)
         self.labels = _labels(loaded, column, class_names, rest)
-        self.data = loaded.select_columns([self.image]).cast_column(self.image, datasets.Image(decode=False))
+        self.data = loaded.select_columns([self.column]).cast_column(self.column, kind(decode=False))
 
     def __getitem__(self, index: int) -> Record:
-        value = self.data[index][self.image]
-        data = value['bytes'] if value['bytes'] is not None else Path(value['path']).read_bytes()
+        value = self.data[index][self.column]
+        data = value['bytes']
+        if data is None:
+            data = Video(value['path']) if self.media == 'video' else Path(value['path']).read_bytes()
         return Record(self.name(index), data, int(self.labels.ids[index]))
 
     def name(self, index: int) -> str:

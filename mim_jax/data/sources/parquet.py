@@ -1,4 +1,4 @@
-"""Parquet with encoded images, as Hugging Face writes it: struct{bytes, path} or bytes, with a column of labels."""
+"""Parquet with encoded images or videos, as Hugging Face writes it: struct{bytes, path} or bytes, with a column of labels."""
 
 import bisect
 import json
@@ -16,19 +16,29 @@ from mim_jax.data.sources.base import Labelled, Labels, Record, number
 from mim_jax.errors import InputError
 
 CACHE_BYTES = 1 << 30  # of encoded row groups kept by each process
-_IMAGES = ('image', 'img', 'jpg', 'jpeg', 'png', 'webp', 'bytes', 'image_bytes', 'pixel_values')
+_NAMES = dict(
+    image=('image', 'img', 'jpg', 'jpeg', 'png', 'webp', 'bytes', 'image_bytes', 'pixel_values'),
+    video=('video', 'mp4', 'clip', 'bytes', 'video_bytes'),
+)
 _LABELS = ('label', 'labels', 'class', 'cls', 'target', 'fine_label', 'category')
 
 
 class Parquet(Labelled):
     """Shards `files`, read by row group; `split` keeps the rows whose column `split` says so."""
 
-    def __init__(self, files: list[Path], labels: str, class_names: list[str] | None, split: str | None = None):
+    def __init__(
+        self,
+        files: list[Path],
+        labels: str,
+        class_names: list[str] | None,
+        split: str | None = None,
+        media: str = 'image',
+    ):
         self.files = [str(file) for file in files]
         self._short = [Path(file).name for file in files]
         schema = _schema(self.files)
         features = _features(schema)
-        self.column = _image_column(schema, features, self.files[0])
+        self.column = _column_of(media, schema, features, self.files[0])
         self._groups, self._starts, size = [], [], 0  # (file, row group, first row of the file) and first row
         for number_, file in enumerate(self.files):
             meta, first = pq.read_metadata(file), size
@@ -131,8 +141,8 @@ def _features(schema: pa.Schema) -> dict:
     return (json.loads(text).get('info') or {}).get('features') or {} if text else {}
 
 
-def _image_column(schema: pa.Schema, features: dict, where: str) -> str:
-    def holds_images(field) -> bool:
+def _column_of(media: str, schema: pa.Schema, features: dict, where: str) -> str:
+    def holds_files(field) -> bool:
         kind = field.type
         return (
             pa.types.is_binary(kind)
@@ -140,11 +150,11 @@ def _image_column(schema: pa.Schema, features: dict, where: str) -> str:
             or (pa.types.is_struct(kind) and kind.get_field_index('bytes') >= 0)
         )
 
-    found = [field.name for field in schema if holds_images(field)]
-    declared = [name for name in found if features.get(name, {}).get('_type') == 'Image']
-    named = [name for name in _IMAGES if name in found]
+    found = [field.name for field in schema if holds_files(field)]
+    declared = [name for name in found if features.get(name, {}).get('_type') == media.capitalize()]
+    named = [name for name in _NAMES[media] if name in found]
     if not found:
-        raise InputError(f'{where}: no column of encoded images among {", ".join(schema.names)}')
+        raise InputError(f'{where}: no column of encoded {media}s among {", ".join(schema.names)}')
     return (named or declared or found)[0]
 
 
