@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.format import Flags
 from av.stream import Disposition
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from mim_jax.data.image import Unreadable
 
@@ -22,6 +22,7 @@ _FASTEST = 240.0  # frames per second; above, a file of variable rate gives the 
 _FOREIGN = ('hls', 'dash', 'concat', 'sdp', 'rtsp', 'image2', 'lavfi')  # may name other files
 _AHEAD = 10.0  # seconds that are decoded rather than jumped over, where the file has no index
 _BACK = (0.0, 10.0)  # seconds before the wanted time to look for a key frame
+_RESIZE = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT  # without the last, brightness is off by two
 _UNTIMED = 'avi'  # its timestamps follow the order of decoding, so its frames are counted
 
 
@@ -95,7 +96,7 @@ class PyAV:
         """A frame as displayed: uint8[*size, C], C by the pixel format."""
         transposed, flips = _turn(picture)
         height, width = size[::-1] if transposed else size
-        small = self.reformatter.reformat(picture, width, height, form, interpolation='BICUBIC', threads=1)
+        small = self.reformatter.reformat(picture, width, height, form, interpolation=_RESIZE, threads=1)
         array = small.to_ndarray()
         array = array[..., None] if array.ndim == 2 else array
         array = array.swapaxes(0, 1) if transposed else array
@@ -184,12 +185,12 @@ class PyAV:
         """What the file says of this stream; what it says of all of them is worth less, so the packets are looked through."""
         if _is_raw(self.container):
             return _ends(self.file, self.stream.index, self.rate)[0]
+        if tag := _clock(self.stream.metadata.get('DURATION', '')):  # Matroska's, which has no other of one stream
+            return tag - self.origin
         if self.stream.duration and self.stream.duration > 0:
             start = self.stream.start_time
             first = self.origin if start is None else float(start * self.stream.time_base)
             return first + float(self.stream.duration * self.stream.time_base) - self.origin
-        if tag := _clock(self.stream.metadata.get('DURATION', '')):
-            return tag - self.origin
         whole = (self.container.duration or 0) / av.time_base
         if whole and len(self.container.streams) == 1:
             return whole + (self.container.start_time or 0) / av.time_base - self.origin
@@ -201,10 +202,10 @@ class PyAV:
         if not self.searchable or self.counted or self.next is None or time < self.next.time + 1:
             return False
         index = self.stream.index_entries
-        if len(index) < 2:
-            return time > self.next.time + _AHEAD
         found = index.search_timestamp(int((time + self.origin) / self.stream.time_base))
-        return found >= 0 and self._seconds(index[found].timestamp) > self.next.time + 1
+        if found < 0 or found == len(index) - 1:  # some files are indexed no further than they were read
+            return time > self.next.time + _AHEAD
+        return self._seconds(index[found].timestamp) > self.next.time + 1
 
     def _jump(self, time: float) -> None:
         """To a key frame not after the time; to the beginning where the file does not let itself be searched."""
