@@ -5,6 +5,7 @@ started by a worker that is daemonic itself.
 """
 
 import ctypes
+import math
 import mmap
 import os
 import pickle
@@ -29,12 +30,12 @@ _START = 120.0  # seconds
 # the package without its __init__, which imports Grain and with it JAX: seconds and much memory for each child
 _MAIN = """
 import sys, types
-sys.path[:] = sys.argv[4:]
+sys.path[:] = sys.argv[5:]
 import mim_jax
 package = sys.modules['mim_jax.data'] = types.ModuleType('mim_jax.data')
 package.__path__ = [f'{mim_jax.__path__[0]}/data']
 from mim_jax.data import isolate
-isolate.serve(*map(int, sys.argv[1:4]))
+isolate.serve(*map(int, sys.argv[1:5]))
 """
 _own = threading.local()
 
@@ -71,10 +72,11 @@ class _Child:
 
     def __init__(self):
         self.pipe, theirs = Pipe()
-        self.memory, self.view, self.spent = _memory(), None, True
-        command = [sys.executable, '-c', _MAIN, *map(str, (os.getpid(), theirs.fileno(), self.memory)), *sys.path]
+        self.memory, self.spent = _memory(), False
+        self.shared = _Shared(self.memory)
+        numbers = (os.getpid(), theirs.fileno(), self.memory, _GROWTH)
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, '-c', _MAIN, *map(str, numbers), *sys.path],
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(), self.memory),
             env=os.environ | dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'),
@@ -96,9 +98,7 @@ class _Child:
     def call(self, function: Callable, args: tuple, out: np.ndarray, timeout: float) -> Any:
         """As `run`; `spent` says whether the child is of no more use."""
         request = pickle.dumps((function, args, out.shape, out.dtype), pickle.HIGHEST_PROTOCOL)
-        if out.nbytes and (self.view is None or len(self.view) < out.nbytes):
-            os.ftruncate(self.memory, out.nbytes)
-            self.view = mmap.mmap(self.memory, out.nbytes)
+        self.shared.grow(out.nbytes)
         self.spent = True  # until there is an answer, also where this thread is interrupted
         try:
             self.pipe.send_bytes(request)
@@ -107,11 +107,11 @@ class _Child:
             answer = self.pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise Unreadable(f'the decoder crashed ({self._death()})') from error
-        failed, value, self.spent = pickle.loads(answer)
+        self.spent = bool(answer[0])
+        failed, value = pickle.loads(memoryview(answer)[1:])
         if failed:
             raise value
-        if out.nbytes:
-            np.copyto(out, np.frombuffer(self.view, out.dtype, out.size).reshape(out.shape))
+        np.copyto(out, self.shared.array(out.shape, out.dtype))
         return value
 
     def _death(self) -> str:
@@ -121,6 +121,24 @@ class _Child:
         except subprocess.TimeoutExpired:
             return 'closed its pipe'
         return signal.Signals(-status).name if status < 0 else f'exit status {status}'
+
+
+class _Shared:
+    """One side's view of the shared memory, which only grows."""
+
+    def __init__(self, memory: int):
+        self.memory, self.view = memory, b''
+
+    def grow(self, size: int) -> None:
+        if size > os.fstat(self.memory).st_size:
+            os.ftruncate(self.memory, size)
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Its beginning, as an array."""
+        count = math.prod(shape)
+        if count * dtype.itemsize > len(self.view):
+            self.view = mmap.mmap(self.memory, os.fstat(self.memory).st_size)
+        return np.frombuffer(self.view, dtype, count).reshape(shape) if count else np.empty(shape, dtype)
 
 
 def _end(process: subprocess.Popen, pipe: Connection, memory: int) -> None:
@@ -138,33 +156,33 @@ def _memory() -> int:
         return os.dup(file.fileno())
 
 
-def serve(parent: int, pipe: int, memory: int) -> None:
+def serve(parent: int, pipe: int, memory: int, growth: int) -> None:
     """The child's life: calls until the pipe closes. Signals are for the trainer, which ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _follow(parent)
-    pipe, view, first = Connection(pipe), None, None
+    pipe, shared, first = Connection(pipe), _Shared(memory), None
     pipe.send_bytes(b'ready')
     while True:
         try:
             request = pipe.recv_bytes()
         except (EOFError, OSError):
             return
-        try:
-            function, args, shape, dtype = pickle.loads(request)
-            del request
-            size = int(np.prod(shape)) * dtype.itemsize
-            if size and (view is None or len(view) < size):
-                view = mmap.mmap(memory, os.fstat(memory).st_size)
-            out = np.frombuffer(view, dtype, size // dtype.itemsize).reshape(shape) if size else np.empty(shape, dtype)
-            out.fill(0)
-            failed, value = False, function(*args, out)
-        except Exception as error:
-            failed, value = True, _portable(error)
-        function = args = out = None
+        answer = _answer(request, shared)
         used = _resident()
         first = used if first is None else first
-        pipe.send_bytes(pickle.dumps((failed, value, used > first + _GROWTH), pickle.HIGHEST_PROTOCOL))
+        pipe.send_bytes(bytes([used > first + growth]) + answer)
+
+
+def _answer(request: bytes, shared: '_Shared') -> bytes:
+    """The pickled (failed, value) of a call."""
+    try:
+        function, args, shape, dtype = pickle.loads(request)
+        out = shared.array(shape, dtype)
+        out.fill(0)
+        return pickle.dumps((False, function(*args, out)), pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        return pickle.dumps((True, _portable(error)), pickle.HIGHEST_PROTOCOL)
 
 
 def _follow(parent: int) -> None:
