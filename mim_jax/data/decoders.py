@@ -162,7 +162,7 @@ class TorchCodec:
         data = self.decoder.metadata
         if (data.num_frames or 0) < 2:
             raise Unreadable('only one frame' if data.num_frames else 'no frame can be decoded')
-        self.begin, self.last = data.begin_stream_seconds, self.decoder[len(self.decoder) - 1]
+        self.begin = data.begin_stream_seconds
         width = round(data.width * (data.pixel_aspect_ratio or 1))
         duration = max(data.duration_seconds_from_header or 0.0, data.end_stream_seconds - self.begin)
         self.info = Info(duration, data.average_fps, data.height, width)
@@ -179,8 +179,14 @@ class TorchCodec:
         if time > end + 1 / self.info.rate and self.info.duration > end + 1 / self.info.rate:
             raise Unreadable(f'cut off: can be read up to {end:.2f} s of {self.info.duration:.2f} s')
         time = max(0.0, time) + min(1e-3, 0.25 / self.info.rate)
-        frame = self.last if time >= end else self.decoder.get_frame_played_at(self.begin + time)
-        image = Image.fromarray(frame.data.numpy()).resize(size[::-1], Image.Resampling.BICUBIC)
+        try:  # by index or list: a single time makes torchcodec trust durations, which are wrong where B-frames vary in rate
+            held = time >= end
+            found = self.decoder[-1] if held else self.decoder.get_frames_played_at([self.begin + time]).data[0]
+        except RuntimeError as error:
+            raise Unreadable(
+                f'cut off or damaged at {time:.2f} s of {self.info.duration:.2f} s: {_first_line(error)}'
+            ) from error
+        image = Image.fromarray(found.numpy()).resize(size[::-1], Image.Resampling.BICUBIC)
         array = np.asarray(image.convert('L') if form == 'gray' else image)
         return array.reshape(*size, -1)
 

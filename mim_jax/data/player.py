@@ -63,6 +63,7 @@ class PyAV:
         self.close()
 
     def close(self) -> None:
+        self.pictures = self.now = self.next = None  # no circle of references keeps the decoder
         if self.container is not None:
             self.container.close()
 
