@@ -18,15 +18,28 @@ CONFIGS = sorted(
 ROWS = 4
 
 
+def shipped(name: str) -> ConfigDict:
+    return importlib.import_module(f'configs.{name}').get_config()
+
+
+MASKED = [name for name in CONFIGS if shipped(name).get('mask')]
+
+
 def tiny(name: str) -> ConfigDict:
     """A shipped config with every width and depth as small as its parts allow."""
-    config = importlib.import_module(f'configs.{name}').get_config()
+    config = shipped(name)
     small = dict(width=16, depth=2, heads=2)
     config.encoder = {k: v for k, v in config.encoder.items() if k not in ('size', *small)} | small
-    for term in config.terms.values():
-        term.predictor.update({k: v for k, v in dict(width=16, depth=1, heads=2).items() if k in term.predictor})
-    side = tuple(4 * p for p in config.tokenizer.patch)
-    config.data.update(image_size=side, canvas=side, batch_size=ROWS)
+    predictors = [term.predictor for term in config.get('terms', {}).values()]
+    for predictor in predictors:
+        predictor.update({k: v for k, v in dict(width=16, depth=1, heads=2).items() if k in predictor})
+    for spec, key in ((config.tokenizer, 'native'), *((spec, 'grid') for spec in (config.encoder, *predictors))):
+        if spec.get(key):
+            spec[key] = (4,) * len(config.tokenizer.patch)
+    *time, h, w = (4 * p for p in config.tokenizer.patch)
+    config.data.update(image_size=(h, w), canvas=(h, w), batch_size=ROWS)
+    if time:
+        config.data.reader.frames = time[0]
     config.total_steps, config.dtype = 2, 'float32'
     config.schedule.warmup_steps = 0
     return config
@@ -35,9 +48,10 @@ def tiny(name: str) -> ConfigDict:
 def raw_batch(config: ConfigDict, seed: int = 0) -> dict:
     """Records as the input pipeline delivers them."""
     rng = np.random.default_rng(seed)
-    canvas = tuple(config.data.canvas)
+    canvas, key = tuple(config.data.canvas), config.tokenizer.key
+    time = (config.data.reader.frames,) if key == 'video' else ()
     return dict(
-        image=rng.integers(0, 256, (ROWS, *canvas, config.data.channels), np.uint8),
+        {key: rng.integers(0, 256, (ROWS, *time, *canvas, config.data.channels), np.uint8)},
         size=np.full((ROWS, len(canvas)), canvas, np.int32),
         label=np.zeros(ROWS, np.int32),
         valid=np.ones(ROWS, bool),
@@ -79,7 +93,7 @@ def two_steps(state, train, config):
 
 def every_parameter_learns(objective, params, batch):
     """The loss has a gradient that is not zero in every parameter array."""
-    keys = step.row_keys(0, 0, len(batch['image']))
+    keys = step.row_keys(0, 0, ROWS)
     grads = jax.jit(jax.grad(lambda p: objective.apply({'params': p}, batch, keys, train=False)[0]))(params)
     largest = {optim.path_str(path): float(jnp.abs(g).max()) for path, g in jax.tree_util.tree_leaves_with_path(grads)}
     median = np.median(list(largest.values()))
@@ -87,13 +101,14 @@ def every_parameter_learns(objective, params, batch):
     assert not dead, f'no gradient reaches {", ".join(dead)}'
 
 
-def nothing_leaks(objective, params, batch, patch):
+def nothing_leaks(objective, params, batch):
     """No prediction depends on hidden input, and every prediction depends on what is visible."""
-    keys = step.row_keys(0, 0, len(batch['image']))
+    keys = step.row_keys(0, 0, ROWS)
     mask = objective.mask(keys, objective.tokenizer(batch).grid)
+    source, patch = (objective.tokenizer.keywords[name] for name in ('key', 'patch'))
 
-    def predictions(image, cotangent):
-        out = objective.apply({'params': params}, batch | {'image': image}, keys, mask=mask, method='predict')
+    def predictions(values, cotangent):
+        out = objective.apply({'params': params}, batch | {source: values}, keys, mask=mask, method='predict')
         total = 0.0
         for i, answer in enumerate(out['terms'].values()):
             total += (
@@ -101,7 +116,7 @@ def nothing_leaks(objective, params, batch, patch):
             ).sum()
         return total
 
-    grad = jax.jit(jax.grad(predictions))(batch['image'], jax.random.key(1))
+    grad = jax.jit(jax.grad(predictions))(batch[source], jax.random.key(1))
     reach = jnp.abs(patchify(grad, patch)).max(-1)  # f32[B, N]
     assert not reach[mask.hidden].any(), f'{int((reach[mask.hidden] > 0).sum())} hidden patches reach the prediction'
     assert (reach[~mask.hidden] > 0).all(), 'some visible patches do not reach the prediction'

@@ -1,11 +1,13 @@
 """By gradients: hidden input never reaches a prediction, and padding reaches nothing."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mim_jax import hiding, step
+from mim_jax.models import SelfAttention
 from tests import checks
 
 VARIANTS = {
@@ -19,41 +21,92 @@ VARIANTS = {
         encoder=dict(name='ViT', width=16, depth=2, heads=2, class_token=False, registers=2)
     ),
 }
+GRID = (4, 4, 4)  # of tokens of a video
+SINUSOID = dict(positions='sinusoid', grid=GRID)
+SEPARABLE = dict(positions='separable', grid=GRID)
+CUBES = dict(
+    tokenizer=dict(name='patches', key='video', patch=(2, 4, 4)),
+    encoder=dict(name='ViT', width=16, depth=2, heads=2, class_token=False, **SINUSOID),
+    predictor=dict(name='SelfAttention', width=16, depth=1, heads=2, **SINUSOID),
+    target=dict(name='pixels', norm='channel', key='video'),
+)
+RUNNING_CELL = CUBES | dict(mask=dict(name='running_cell', ratio=0.75))
+VIDEO = {
+    'tube': CUBES | dict(mask=dict(name='tube', ratio=0.75)),
+    'running cell': RUNNING_CELL,
+    'random, separable positions': CUBES | dict(
+        mask=dict(name='random', ratio=0.9),
+        encoder=dict(name='ViT', width=16, depth=2, heads=2, **SEPARABLE),
+        predictor=dict(name='SelfAttention', width=16, depth=1, heads=2, **SEPARABLE),
+        target=dict(name='pixels', norm=True, first=1 / 2),
+    ),
+}  # fmt: skip
 
 
 def method(change: dict):
     config = checks.tiny('mae')
     config.unlock()
     for slot, spec in change.items():
-        holder = config.terms.pixels if slot == 'predictor' else config
+        holder = config.terms.pixels if slot in ('predictor', 'target') else config
         del holder[slot]
         holder[slot] = spec
-    objective, batch = checks.build.objective(config), checks.view(config)
+    if config.tokenizer.key == 'video':
+        batch = {'video': jax.random.normal(jax.random.key(0), (checks.ROWS, 8, 16, 16, 3))}
+    else:
+        batch = checks.view(config)
+    objective = checks.build.objective(config)
     return config, objective, checks.any_params(objective, batch), batch
 
 
-@pytest.mark.parametrize('name', checks.CONFIGS)
+@pytest.mark.parametrize('name', checks.MASKED)
 def test_no_config_leaks(name):
     config = checks.tiny(name)
     objective, batch = checks.build.objective(config), checks.view(config)
-    checks.nothing_leaks(objective, checks.any_params(objective, batch), batch, tuple(config.tokenizer.patch))
+    checks.nothing_leaks(objective, checks.any_params(objective, batch), batch)
 
 
-@pytest.mark.parametrize('change', VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize('change', [*VARIANTS.values(), *VIDEO.values()], ids=[*VARIANTS, *VIDEO])
 def test_no_combination_of_parts_leaks(change):
-    config, objective, params, batch = method(change)
-    checks.nothing_leaks(objective, params, batch, tuple(config.tokenizer.patch))
+    _, objective, params, batch = method(change)
+    checks.nothing_leaks(objective, params, batch)
+
+
+def test_the_decoder_of_a_running_cell_gets_the_visible_tokens_and_the_kept_positions():
+    _, objective, params, batch = method(RUNNING_CELL)
+    keys, calls = step.row_keys(0, 0, checks.ROWS), []
+
+    def spy(call, args, kwargs, context):
+        if isinstance(context.module, SelfAttention) and context.method_name == '__call__':
+            calls.append(args[:3])
+        return call(*args, **kwargs)
+
+    @jax.jit
+    def run(params):
+        with nn.intercept_methods(spy):
+            out = objective.apply({'params': params}, batch, keys, train=False, method='predict')
+        return calls, out['mask'].hidden, out['terms']['pixels']['weight']
+
+    ((z, seen, asked),), hidden, weight = jax.device_get(run(params))
+    every = np.stack(np.meshgrid(*map(np.arange, GRID), indexing='ij'), -1).reshape(-1, 3)
+    t, y, x = every.T
+    for row in range(checks.ROWS):
+        kept = [(2 * (y % 2) + x % 2 + t + start) % 4 >= 2 for start in range(4)]
+        (kept,) = [k for k in kept if (every[k] == asked[row]).all()]
+        np.testing.assert_array_equal(seen[row], every[~hidden[row]])
+        np.testing.assert_array_equal(weight[row], hidden[row][kept])
+        assert 0 < weight[row].sum() < len(weight[row])
+    assert z.shape == (checks.ROWS, 16, 16)  # 4 of the 16 places of each of 4 frames
 
 
 def test_a_planted_leak_is_found():
-    config, objective, params, batch = method(dict(hide=dict(name='mask_token')))
+    _, objective, params, batch = method(dict(hide=dict(name='mask_token')))
 
     def forgets(tokens, mask, key):  # hidden values are passed on and no mask token takes their place
         _, pos, valid, _ = hiding.mask_token(tokens, mask, key)
         return tokens.raw, pos, valid, None
 
     with pytest.raises(AssertionError, match='48 hidden patches reach the prediction'):
-        checks.nothing_leaks(objective.clone(hide=forgets), params, batch, tuple(config.tokenizer.patch))
+        checks.nothing_leaks(objective.clone(hide=forgets), params, batch)
 
 
 @pytest.mark.parametrize('change', VARIANTS.values(), ids=VARIANTS)
