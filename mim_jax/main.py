@@ -54,7 +54,7 @@ def parse(argv: list[str]) -> None:
         )
     if len(rest) > 1:
         raise InputError(f'cannot make sense of {rest[1]!r}: options look like --config.key=value')
-    if not _WORKDIR.value and path and _MODE.value == 'train':
+    if _WORKDIR.value is None and path and _MODE.value == 'train':
         name = next(arg for arg in reversed(argv) if arg.startswith('--config=')).removeprefix('--config=')
         flags.FLAGS.workdir = f'runs/{Path(name).name.replace(".py", "").replace(":", "_")}'
         print(f'no --workdir: the run lives in {_WORKDIR.value}', file=sys.stderr)

@@ -90,7 +90,7 @@ def check(path: str, channels: int = 0, labels: str = 'auto', workers: int = 0, 
     found = _scan(source, rows, channels, dtype, workers)
     if not found.sizes:
         name, why = found.bad[0]
-        raise InputError(f'no readable image in {path}: all of {len(rows)} records are bad, as {name} ({why})')
+        raise InputError(f'no readable record in {path}: all of {len(rows)} records are bad, as {name} ({why})')
     return _report(path, source, validation, len(rows), channels, dtype, found)
 
 

@@ -183,7 +183,7 @@ def _write(source: Source, folder: Path, src: str, form, shards: int, workers: i
             entries.append(dict(file=file.name, count=len(checks) - before, bytes=file.stat().st_size))
     if not checks:
         raise InputError(
-            f'no readable image in {src}: all of {len(source)} records are bad, as {skipped[0]["name"]} ({skipped[0]["reason"]})'
+            f'no readable record in {src}: all of {len(source)} records are bad, as {skipped[0]["name"]} ({skipped[0]["reason"]})'
         )
     index = dict(version=VERSION, count=len(checks), num_classes=source.num_classes, class_names=source.class_names,
                  channels=dict(channels.most_common()), source=src, shards=entries, skipped=skipped)  # fmt: skip

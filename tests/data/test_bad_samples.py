@@ -47,7 +47,7 @@ def test_too_many_stop_the_run_but_not_before_there_is_enough_to_judge(tmp_path)
 @pytest.mark.parametrize('size, rows', [(3, 8), (1000, 64)])
 def test_nothing_readable_is_an_input_error(tmp_path, size, rows):
     bad = Bad(tmp_path / 'list', 'the data', size, max_share=1.0)
-    with pytest.raises(InputError, match='no readable image in the data'):
+    with pytest.raises(InputError, match='no readable record in the data'):
         bad.add(report(rows, *(f'n{i % size}' for i in range(rows))))
 
 

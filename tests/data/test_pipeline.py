@@ -4,17 +4,26 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import islice
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mim_jax.data import batches, hold_out, one_pass, open_source
+from mim_jax.data import ImageReader, hold_out, open_source, pipeline
 from mim_jax.data.pipeline import shuffled
 from mim_jax.errors import InputError
 
 OPTIONS = dict(canvas=(32, 32))
+
+
+def with_reader(stream, source, **options):
+    reader = {key: options.pop(key) for key in ('channels', 'dtype', 'canvas') if key in options}
+    return stream(source, ImageReader(**reader), **options)
+
+
+batches, one_pass = (partial(with_reader, stream) for stream in (pipeline.batches, pipeline.one_pass))
 
 
 @pytest.fixture
@@ -61,10 +70,11 @@ def test_workers_change_neither_batches_nor_reports(hostile, workers):
 SCRIPT = """
 import os, signal, sys
 from multiprocessing import active_children
-from mim_jax.data import batches, open_source
+from mim_jax.data import ImageReader, batches, open_source
 from mim_jax.errors import RunError
 if __name__ == '__main__':
-    stream = batches(open_source('builtin:digits'), batch_size=8, channels=1, canvas=(8, 8), workers=1)
+    reader = ImageReader(channels=1, canvas=(8, 8))
+    stream = batches(open_source('builtin:digits'), reader, batch_size=8, workers=1)
     next(stream)
     worker = active_children()[0].pid
     os.kill(worker, signal.SIGTERM)  # is for the trainer

@@ -27,13 +27,13 @@ def labelled(image, label, num_train, mean=(0.3,), std=(0.4,), valid=None):
     valid = np.ones(count, bool) if valid is None else valid
     rows = dict(image=image, size=size, label=label.astype(np.int32), valid=valid)
 
-    def train(batch_size, seed, shuffle=True, steps=None):
+    def train(batch_size, seed, shuffle=True, steps=None, reader=()):
         order = np.random.default_rng(seed).permutation(num_train) if shuffle else np.arange(num_train)
         return passes(rows, batch_size, order if steps is None else order[: steps * batch_size])
 
     return LabelledData(
         train=train,
-        val=lambda batch_size: passes(rows, batch_size, np.arange(num_train, count)),
+        val=lambda batch_size, reader=(): passes(rows, batch_size, np.arange(num_train, count)),
         num_train=num_train,
         num_classes=int(label.max()) + 1,
         mean=mean,

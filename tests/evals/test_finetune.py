@@ -12,8 +12,9 @@ import pytest
 
 from mim_jax import optim
 from mim_jax.errors import InputError
-from mim_jax.evals.finetune import Classification, finetune, layer_table, make_tx, start
+from mim_jax.evals.finetune import finetune, layer_table, make_tx, start
 from mim_jax.models.heads import Classifier
+from mim_jax.objectives import Classification
 
 PLAIN = dict(augment=dict(crop=None), mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path=0.0, layer_decay=1.0)
 
@@ -21,7 +22,7 @@ PLAIN = dict(augment=dict(crop=None), mixup=0.0, cutmix=0.0, smoothing=0.0, drop
 def test_learns_digits_and_leaves_the_given_parameters(objective, digits, params):
     before = jax.tree.map(np.array, params)
     result = finetune(objective, digits, steps=200, batch_size=100, lr=1.5e-2, **PLAIN)(params)
-    assert set(result) == {'eval/finetune_top1', 'eval/finetune_loss'}
+    assert set(result) == {'eval/finetune_top1', 'eval/finetune_loss', 'finetune_confusion'}
     assert result['eval/finetune_top1'] > 0.7  # chance is 0.1
     jax.tree.map(np.testing.assert_array_equal, before, params)
 

@@ -90,7 +90,7 @@ def test_exit_status_and_json(tmp_path, capsys):
     (tmp_path / 'z').mkdir()
     (tmp_path / 'z' / 'a.jpg').write_text('no')
     assert main([str(tmp_path / 'z')]) == 2
-    assert 'no readable image' in capsys.readouterr().err
+    assert 'no readable record' in capsys.readouterr().err
 
 
 def test_a_missing_library_is_not_a_bad_record(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from mim_jax.data import batches, open_source, open_splits
+from mim_jax.data import ImageReader, batches, open_source, open_splits
 from mim_jax.data.image import Unreadable
 from mim_jax.errors import RunError
 from mim_jax.tools import pack as tool
@@ -50,7 +50,7 @@ def test_bytes_names_and_labels_come_back(classes, tmp_path, shards):
 
 def test_batches_of_the_packed_are_those_of_the_source(classes, tmp_path):
     main([str(classes), str(tmp_path / 'dst'), '--shards', '2'])
-    options = dict(batch_size=4, steps=4, canvas=(20, 48))
+    options = dict(reader=ImageReader(canvas=(20, 48)), batch_size=4, steps=4)
     plain = batches(open_source(str(classes)), **options)
     packed = batches(pickle.loads(pickle.dumps(open_source(str(tmp_path / 'dst')))), **options)  # as a worker gets it
     for (a, _), (b, _) in zip(plain, packed, strict=True):
@@ -84,7 +84,7 @@ def test_nothing_readable_leaves_nothing(tmp_path, capsys):
     (tmp_path / 'src').mkdir()
     (tmp_path / 'src' / 'a.jpg').write_text('no')
     assert main([str(tmp_path / 'src'), str(tmp_path / 'dst')]) == 2
-    assert 'no readable image' in capsys.readouterr().err
+    assert 'no readable record' in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ['src']
 
 
@@ -181,7 +181,7 @@ def test_real_images_train_alike_from_both_forms(shared_images, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(record.data)
     assert main([str(tmp_path / 'folder'), str(tmp_path / 'packed')]) == 0
-    options = dict(batch_size=16, steps=2, canvas=(128, 128))
+    options = dict(reader=ImageReader(canvas=(128, 128)), batch_size=16, steps=2)
     forms = [batches(open_source(str(tmp_path / name)), **options) for name in ('folder', 'packed')]
     for (a, report), (b, _) in zip(*forms, strict=True):
         assert a['valid'].all() and not report.bad and (a['size'].max(0) <= 128).all()
