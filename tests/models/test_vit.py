@@ -37,6 +37,15 @@ def test_sizes_have_the_parameters_of_the_papers(size, millions):
     assert round(sum(p.size for p in jax.tree.leaves(params)) / 1e6, 1) == millions  # positions are not parameters
 
 
+def test_an_mlp_ratio_overrides_that_of_the_size():
+    def hidden(size, **options):
+        vit = ViT(size, depth=1, **options)
+        params = jax.eval_shape(vit.init, jax.random.key(0), RAW, POS)['params']
+        return params['blocks']['block_0']['mlp']['fc1']['bias'].shape[0]
+
+    assert (hidden('g'), hidden('g', mlp_ratio=2.0), hidden('s')) == (6144, 2816, 1536)
+
+
 def test_stem_is_a_product_with_raw_patches_plus_positions():
     vit, params = make(depth=1, class_token=False)
     params['params']['blocks'] = jax.tree.map(jnp.zeros_like, params['params']['blocks'])
