@@ -4,18 +4,26 @@ import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from io import BytesIO
+from typing import Any, NamedTuple
 
-import av
 import numpy as np
 from PIL import Image
 
 from mim_jax.data.image import Unreadable, fit
-from mim_jax.data.player import Info, PyAV
 from mim_jax.data.sources.base import Video
 from mim_jax.errors import InputError
 
 FORMATS = {1: 'gray', 3: 'rgb24'}
 _CLOCK = 90_000  # ticks per second of what is encoded
+
+
+class Info(NamedTuple):
+    """What can be used of a video."""
+
+    duration: float  # seconds of the span start..end that the file has
+    rate: float  # frames per second, average
+    height: int  # as displayed: rotation and pixel aspect applied
+    width: int
 
 
 def read(
@@ -80,8 +88,8 @@ def encode(video: Video, *, short_side: int = 0, fps: float = 0.0, keyframes: in
         As `read`, and InputError: PyAV has no x264.
     """
     _check_file(video.file)
-    file = BytesIO()
-    with PyAV(video.file) as player, av.open(file, 'w', format='mp4') as container:
+    av, file = _import_av(), BytesIO()
+    with pyav(video.file) as player, av.open(file, 'w', format='mp4') as container:
         info = _span(video, player.info)
         size = _even(info, short_side)
         stream = _h264(container, size, min(fps or info.rate, info.rate), keyframes, crf)
@@ -99,7 +107,7 @@ def encode(video: Video, *, short_side: int = 0, fps: float = 0.0, keyframes: in
     return file.getvalue()
 
 
-def _shown(player: PyAV, start: float, info: Info, fps: float) -> Iterator[tuple[float, av.VideoFrame]]:
+def _shown(player, start: float, info: Info, fps: float) -> Iterator[tuple[float, Any]]:
     """The frames of a span with the seconds since its start at which they come on screen."""
     if 0 < fps < info.rate:
         for k in range(max(1, round(info.duration * fps))):
@@ -119,7 +127,7 @@ def _even(info: Info, short_side: int) -> tuple[int, int]:
     return max(2, 2 * round(info.height * scale / 2)), max(2, 2 * round(info.width * scale / 2))
 
 
-def _h264(container, size: tuple[int, int], rate: float, keyframes: int, crf: int) -> av.VideoStream:
+def _h264(container, size: tuple[int, int], rate: float, keyframes: int, crf: int):
     options = dict(crf=str(crf))
     if keyframes:
         options |= dict(g=str(keyframes), sc_threshold='0')
@@ -145,6 +153,22 @@ def _span(video: Video, whole: Info) -> Info:
         stop = '' if video.end is None else f' to {video.end:g}'
         raise Unreadable(f'no span from {video.start:g}{stop} s in a video of {whole.duration:.2f} s')
     return whole._replace(duration=end - video.start)
+
+
+def pyav(file: str | bytes):
+    """player.PyAV of a file, imported only where there are videos."""
+    _import_av()
+    from mim_jax.data.player import PyAV
+
+    return PyAV(file)
+
+
+def _import_av():
+    try:
+        import av
+    except ImportError as error:
+        raise InputError("videos are decoded by PyAV: pip install 'mim_jax[video]'") from error
+    return av
 
 
 class TorchCodec:
@@ -174,7 +198,7 @@ class TorchCodec:
         del self.decoder
 
     def pixels(self, time: float, size: tuple[int, int], form: str) -> np.ndarray:
-        """As `PyAV.pixels`."""
+        """As `player.PyAV.pixels`."""
         end = self.decoder.metadata.end_stream_seconds - self.begin
         if time > end + 1 / self.info.rate and self.info.duration > end + 1 / self.info.rate:
             raise Unreadable(f'cut off: can be read up to {end:.2f} s of {self.info.duration:.2f} s')
@@ -195,4 +219,4 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split('\n')[0]
 
 
-BACKENDS = dict(pyav=PyAV, torchcodec=TorchCodec)
+BACKENDS = dict(pyav=pyav, torchcodec=TorchCodec)

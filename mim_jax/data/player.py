@@ -15,6 +15,7 @@ from av.format import Flags
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from mim_jax.data.decoders import Info
 from mim_jax.data.image import Unreadable
 
 _MAX_PIXELS = 1 << 26  # of a frame: a header of a few bytes may promise gigabytes
@@ -24,15 +25,6 @@ _AHEAD = 10.0  # seconds that are decoded rather than jumped over, where the fil
 _BACK = (0.0, 10.0)  # seconds before the wanted time to look for a key frame
 _RESIZE = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT  # without the last, brightness is off by two
 _UNTIMED = 'avi'  # its timestamps follow the order of decoding, so its frames are counted
-
-
-class Info(NamedTuple):
-    """What can be used of a video."""
-
-    duration: float  # seconds of the span start..end that the file has
-    rate: float  # frames per second, average
-    height: int  # as displayed: rotation and pixel aspect applied
-    width: int
 
 
 class Timed(NamedTuple):
@@ -164,6 +156,8 @@ class PyAV:
                     yield packet
         except av.FFmpegError as error:
             self.broken = error.strerror or str(error)
+        except IndexError:
+            pass  # PyAV's, after the last packet, where a stream appeared on the way
         yield None
 
     def _seconds(self, ticks: int) -> float:
@@ -246,6 +240,10 @@ def _open(file: str | bytes) -> av.container.InputContainer:
         container = av.open(source, options={'protocol_whitelist': 'file'}, metadata_errors='replace')
     except av.InvalidDataError as error:
         raise Unreadable(_no_video(file)) from error
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except av.FFmpegError as error:
+        raise Unreadable(f'cannot be opened as a video: {error.strerror}') from error
     name = container.format.name
     if name == 'tty' or name.endswith('_pipe') or any(word in name.split(',') for word in _FOREIGN):
         container.close()
@@ -314,6 +312,6 @@ def _ends(file: str | bytes, index: int, rate: float) -> tuple[float, float, int
                 if packet.stream_index == index:
                     count += 1
                     own = max(own, end if packet.pts is not None and not _is_raw(container) else count / rate)
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):
             pass  # what is before it counts
     return own, last, count

@@ -1,12 +1,13 @@
 """Frames by time, against a plain decode of the whole file."""
 
+import sys
 from io import BytesIO
 
 import av
 import numpy as np
 import pytest
 
-from mim_jax.data import decoders, player
+from mim_jax.data import player
 from mim_jax.data.decoders import encode, read
 from mim_jax.data.image import Unreadable, fit
 from mim_jax.data.sources.base import Video
@@ -310,7 +311,7 @@ def test_torchcodec_gives_the_same_frames(tmp_path):
 
 
 def test_torchcodec_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'torchcodec.decoders', None)
+    monkeypatch.setitem(sys.modules, 'torchcodec.decoders', None)
     with pytest.raises(InputError, match='pip install torchcodec'):
         frames_at(write(tmp_path / 'v.mp4', 5), [0], backend='torchcodec')
 
@@ -349,5 +350,9 @@ def read_times(data):
         return times - times[0]
 
 
-def test_every_backend_is_listed():
-    assert set(decoders.BACKENDS) == {'pyav', 'torchcodec'}
+def test_pyav_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    file = write(tmp_path / 'v.mp4', 5)
+    monkeypatch.setitem(sys.modules, 'av', None)
+    for use in (lambda: frames_at(file, [0]), lambda: encode(Video(str(file)))):
+        with pytest.raises(InputError, match='pip install'):
+            use()
