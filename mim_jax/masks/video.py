@@ -38,7 +38,7 @@ def running_cell(key: Array, grid: Grid, *, ratio: float, decoder_ratio: float =
     """Dual masking: a tube mask for the encoder, and a running cell for the decoder (VideoMAE V2, arXiv 2303.16727).
 
     The decoder is asked for a share `1 - decoder_ratio` of all positions: of every 2 x 2 cell of a frame it skips the
-    same run of `4 * decoder_ratio` places in row-major order, which moves by one place from frame to frame; where it
+    same cyclic run of `4 * decoder_ratio` places in row-major order, which moves by one place from frame to frame; where it
     starts is drawn for each row. `target` holds all these positions, the ones that the encoder sees as well, and
     `weight` is 1 where they are hidden from it and 0 elsewhere.
 
@@ -57,9 +57,13 @@ def running_cell(key: Array, grid: Grid, *, ratio: float, decoder_ratio: float =
             f'running_cell: a {h}x{w} frame does not divide into 2x2 cells, which needs a number of frames of tokens '
             f'that is a multiple of {CELL}, not {frames}: change data.image_size, the frames or the patch'
         )
-    start = per_row(fold(key, 1), lambda k, s: jax.random.randint(k, s, 0, CELL), (b, 1, 1, 1))
+    start = per_row(fold(key, 1), lambda k, s: jax.random.randint(k, s, 0, CELL), (b, 1, 1))
     t, y, x = (jnp.arange(n).reshape([-1 if a == axis else 1 for a in range(3)]) for axis, n in enumerate(grid[1:]))
-    asked = (2 * (y % 2) + x % 2 + t + 1 + start) % CELL >= skipped  # bool[B, T, H, W]
-    target = positions(asked.reshape(b, -1), frames * h * w * (CELL - skipped) // CELL)
+    starts = jnp.arange(CELL).reshape(-1, 1, 1, 1)
+    asked = (2 * (y % 2) + x % 2 + t + 1 + starts) % CELL >= skipped  # bool[CELL, T, H, W]
+    each = positions(asked.reshape(CELL, -1), frames * h * w * (CELL - skipped) // CELL)  # i32[CELL, asked]
+    # Rows choose among the four by a sum: positions row by row, or a gather, would cost more on a TPU.
+    target = jnp.where(start == starts[..., 0, 0], each, 0).sum(1, dtype=jnp.int32)
     encoder = tube(key, grid, ratio=ratio)
-    return encoder.replace(target=target, weight=take(encoder.hidden, target).astype(jnp.float32))
+    weight = take(encoder.hidden[:, : h * w], target % (h * w)).astype(jnp.float32)
+    return encoder.replace(target=target, weight=weight)
