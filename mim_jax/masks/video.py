@@ -38,9 +38,9 @@ def running_cell(key: Array, grid: Grid, *, ratio: float, decoder_ratio: float =
     """Dual masking: a tube mask for the encoder, and a running cell for the decoder (VideoMAE V2, arXiv 2303.16727).
 
     The decoder is asked for a share `1 - decoder_ratio` of all positions: of every 2 x 2 cell of a frame it skips the
-    same cyclic run of `4 * decoder_ratio` places in row-major order, which moves by one place from frame to frame; where it
-    starts is drawn for each row. `target` holds all these positions, the ones that the encoder sees as well, and
-    `weight` is 1 where they are hidden from it and 0 elsewhere.
+    same cyclic run of `4 * decoder_ratio` places in row-major order, which moves by one place from frame to frame;
+    where it starts is drawn for each row. `target` holds all these positions, the ones that the encoder sees as well,
+    and `weight` is 1 where they are hidden from it and 0 elsewhere.
 
     Raises:
         ValueError: the grid is not (B, T, H, W); a ratio is out of range; or an odd H or W meets a T that is not a
