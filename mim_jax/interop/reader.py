@@ -25,7 +25,7 @@ def rename(name: str) -> str:
 
 
 class Reader:
-    """Reads NumPy arrays by name; `source` is the class they should be of, for the message of the InputError it raises."""
+    """Reads NumPy arrays by name; raises InputError, which names `source`, the class they should be of."""
 
     def __init__(self, state: Mapping, source: str):
         self.state = {rename(name): np.asarray(value) for name, value in state.items()}

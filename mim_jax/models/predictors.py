@@ -25,7 +25,7 @@ def _blocks(module):
 
 
 class _Decoder(nn.Module):
-    """What both Transformer decoders are made of. `grid` is the native grid of positions; all kinds but 'sincos' need it."""
+    """What both Transformer decoders are made of. `grid` is the native grid, which all positions but 'sincos' need."""
 
     width: int = 512
     depth: int = 8

@@ -24,8 +24,8 @@ class ViT(nn.Module):
 
     raw f32[B, K, R] values; pos f32[B, K, P] coordinates; valid bool[B, K] or None, False is never attended to;
     hidden bool[B, K] or None, where True the embedding gives way to a learned mask token before positions are added.
-    `size` names a row of `SIZES`; width, depth, heads and mlp_ratio override it. `grid` is the native grid of positions,
-    which all kinds but 'sincos' need. Raises InputError for an unknown or incomplete shape.
+    `size` names a row of `SIZES`; width, depth, heads and mlp_ratio override it. `grid` is the native grid, which all
+    positions but 'sincos' need. Raises InputError for an unknown or incomplete shape.
     """
 
     size: str | None = None
