@@ -11,14 +11,23 @@ from mim_jax.data.sources.base import Labels, Record, Source, Subset
 from mim_jax.errors import InputError
 
 TRAIN = ('train', 'training')
+MEDIA = ('image', 'video')
 VALIDATION = ('val', 'valid', 'validation', 'test')
 
-__all__ = ['Labels', 'Record', 'Source', 'Subset', 'find_splits', 'hold_out', 'open_source', 'open_splits']
+__all__ = [
+    'Labels',
+    'Record',
+    'Source',
+    'Subset',
+    'find_media',
+    'find_splits',
+    'hold_out',
+    'open_source',
+    'open_splits',
+]
 
 
-def open_source(
-    path: str, labels: str = 'auto', class_names: list[str] | None = None, media: str = 'image'
-) -> Source:
+def open_source(path: str, labels: str = 'auto', class_names: list[str] | None = None, media: str = 'image') -> Source:
     """The records at `path`.
 
     Args:
@@ -37,11 +46,11 @@ def open_source(
     if rest and scheme == 'builtin':
         from mim_jax.data.sources.builtin import builtin
 
-        return builtin(rest, labels)
+        return builtin(rest, labels, media)
     if rest and scheme == 'tfds':
         from mim_jax.data.sources.tfds import TFDS
 
-        return TFDS(rest, labels)
+        return TFDS(rest, labels, media)
     if rest and scheme == 'hf':
         from mim_jax.data.sources.hugging_face import HuggingFace
 
@@ -71,7 +80,7 @@ def _open_files(path: str, labels: str, class_names: list[str] | None, media: st
         raise InputError(_missing(here))
     if here.is_dir():
         if (here / array_record.INDEX).exists():
-            return array_record.Packed(here, labels)
+            return array_record.Packed(here, labels, media)
         if hugging_face.is_saved(here):
             return hugging_face.HuggingFace(str(here), labels, class_names, media)
         return folder.folder(here, labels, class_names, media)
@@ -149,6 +158,23 @@ def _pair(path: str, names: set[str], form: str) -> tuple[str, str]:
     if train is None or (validation is None and names != {train}):  # 'train' may be a class of vehicles
         return path, ''
     return form.format(path, train), form.format(path, validation) if validation else ''
+
+
+def find_media(path: str) -> str:
+    """'image' or 'video': what can be read at `path`; of a mixture, what there is more of.
+
+    Raises:
+        InputError: neither.
+    """
+    path, counts, why = find_splits(path)[0], {}, None
+    for media in MEDIA:
+        try:
+            counts[media] = len(open_source(path, 'none', media=media))
+        except InputError as error:
+            why = why or error
+    if not counts:
+        raise why
+    return max(counts, key=counts.get)
 
 
 def hold_out(source: Source, share: float) -> tuple[Source, Source]:

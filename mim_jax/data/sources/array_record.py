@@ -1,7 +1,7 @@
 """Our packed shards: ArrayRecord files beside an index.json, as `python -m mim_jax.tools.pack` writes them.
 
-A record is a little-endian header `label i64, length of the name u32`, the name in UTF-8, then the encoded image (the bytes of
-a JPEG, PNG, WebP, TIFF or NPY file).
+A record is a little-endian header `label i64, length of the name u32`, the name in UTF-8, then the encoded image or video (the
+bytes of a file: JPEG, PNG, WebP, TIFF, MP4, ..., or NPY).
 """
 
 import json
@@ -34,18 +34,21 @@ def decode(packed: bytes) -> Record:
 class Packed(Source):
     """The shards of a folder with an index.json."""
 
-    def __init__(self, path: Path, labels: str):
+    def __init__(self, path: Path, labels: str, media: str = 'image'):
         if labels not in ('auto', 'none'):
             raise InputError(f"data.labels={labels}: {path} has no columns, so it can be 'auto' or 'none'")
         try:
             index = json.loads((path / INDEX).read_text())
             paths = [path / shard['file'] for shard in index['shards']]
             count, num_classes, names = index['count'], index['num_classes'], index['class_names']
+            holds = index.get('media', 'image')
         except (json.JSONDecodeError, KeyError) as error:
             raise InputError(f'{path / INDEX}: not the index of packed shards ({error!r})') from error
+        if holds != media:
+            raise InputError(f'{path} holds packed {holds}s, but the config is one of {media}s')
         if missing := [file for file in paths if not file.exists()]:
             raise InputError(f'{path / INDEX} names {missing[0]}, which is missing: pack again, or copy all shards')
-        self.path, self.labels = path, labels
+        self.path, self.labels, self.media = path, labels, media
         if labels == 'auto':
             self.num_classes, self.class_names = num_classes, names
         self._shards = ArrayRecordDataSource([str(file) for file in paths])
@@ -53,7 +56,7 @@ class Packed(Source):
             raise InputError(f'{path}: {len(self._shards)} records, but {INDEX} says {count}: pack again')
 
     def __reduce__(self):
-        return Packed, (self.path, self.labels)  # a worker opens the shards itself
+        return Packed, (self.path, self.labels, self.media)  # a worker opens the shards itself
 
     def __len__(self) -> int:
         return len(self._shards)

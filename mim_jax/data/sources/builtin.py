@@ -13,6 +13,8 @@ FRAMES, SIDE, DIGIT = 20, 64, 24  # of a video, pixels of a frame, pixels of a d
 class Digits(Labelled):
     """u8[8, 8] images scaled from 0..16 to 0..255; 1438 to train, 359 to test, one fixed split."""
 
+    media = 'image'
+
     def __init__(self, split: str = 'train'):
         from sklearn.datasets import load_digits  # slow to import
 
@@ -35,6 +37,8 @@ class MovingDigits(Digits):
     Each digit moves in each of the four ways of `MOTIONS`; the label is digit * 4 + motion, so one frame cannot tell it.
     Start and speed are drawn from the record's number.
     """
+
+    media = 'video'
 
     def __init__(self, split: str = 'train'):
         super().__init__(split)
@@ -67,15 +71,17 @@ def film(image: np.ndarray, motion: str, seed: int) -> np.ndarray:
 SETS = dict(digits=Digits, moving_digits=MovingDigits)
 
 
-def builtin(rest: str, labels: str) -> Digits:
+def builtin(rest: str, labels: str, media: str = 'image') -> Digits:
     """The source of `builtin:NAME[:split]`.
 
     Raises:
-        InputError: no such name or split.
+        InputError: no such name or split, or none of this medium.
     """
     name, _, split = rest.partition(':')
     if name not in SETS or split not in ('', 'train', 'test'):
         raise InputError(f'no builtin:{rest}: there are {" and ".join(f"builtin:{n}, builtin:{n}:test" for n in SETS)}')
+    if SETS[name].media != media:
+        raise InputError(f'builtin:{name} holds {SETS[name].media}s, but the config is one of {media}s')
     source = SETS[name](split or 'train')
     if labels == 'none':
         source.labels = Labels(np.full(len(source), -1, np.int32))

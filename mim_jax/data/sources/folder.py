@@ -1,6 +1,7 @@
 """Files of images or videos: a flat or nested folder, a folder per class, a list file, a glob."""
 
 import csv
+import math
 import os
 from collections import Counter
 from functools import partial
@@ -16,6 +17,7 @@ SUFFIXES = dict(
     image=('.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.npy', '.bmp', '.gif'),
     video=('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.ts', '.wmv', '.flv', '.3gp', '.ogv'),
 )
+_LABELS, _NO_LABELS = ('label', 'labels', 'class', 'target'), ('start', 'end', 'split')
 _HEADERS = ('path', 'file', 'filename', 'file_name', 'image', 'video', 'name')
 
 
@@ -74,7 +76,9 @@ def matching(pattern: str, labels: str, media: str = 'image') -> Files:
     _no_column(labels, pattern)
     names = sorted(name for name in glob(pattern, recursive=True) if name.lower().endswith(SUFFIXES[media]))
     if not names:
-        raise InputError(f'no {media} file matches {pattern}: looked for {" ".join(SUFFIXES[media])}')
+        found = Counter(os.path.splitext(name)[1] or name for name in glob(pattern, recursive=True)).most_common(5)
+        found = ', '.join(f'{count} {kind}' for kind, count in found) or 'nothing'
+        raise InputError(f'no {media} file matches {pattern}: looked for {" ".join(SUFFIXES[media])}, found {found}')
     return Files('', names, Labels(np.full(len(names), -1, np.int32)), media)
 
 
@@ -90,27 +94,48 @@ def listing(
         InputError: an empty list, no such column or split, or a time that is not a number.
     """
     header, rows = _table(path)
-    column = 1
-    if header:
-        named = header.index('label') if 'label' in header else 1
-        column = named if labels in ('auto', 'none') else header.index(labels) if labels in header else -1
-        if column < 0:
-            raise InputError(f'data.labels={labels}: {path} has no such column, only {", ".join(header)}')
-    else:
-        _no_column(labels, path)
-    cells = partial(_column, header, rows)
+    column, names = _label_column(path, header, labels), _label_names(header, rows) if labels == 'auto' else None
     if split is not None:
-        rows[:] = [row for row, value in zip(rows, cells('split'), strict=True) if value == split]
+        rows = [row for row, value in zip(rows, _column(header, rows, 'split'), strict=True) if value == split]
     if not rows:
         raise InputError(f'{path} lists no file' + (f' of split {split!r}' if split else ''))
-    values = [row[column] if len(row) > column and labels != 'none' else None for row in rows]
+    _check_media(path, rows, media)
+    values = [(row[column] or None) if column is not None and len(row) > column else None for row in rows]
     if all(value is None or value.lstrip('-').isdigit() for value in values):
         values = [None if value is None else int(value) for value in values]
-        names = dict(zip(values, cells('label_name'), strict=True)) if 'label_name' in header and labels == 'auto' else {}
-        class_names = [names[i] for i in sorted(names)] if sorted(names) == list(range(len(names))) and names else None
+        class_names = class_names or names
+    cells = partial(_column, header, rows)
     spans = [_span(path, *span) for span in zip(cells('start'), cells('end'), strict=True)]
     return Files(str(path.parent), [row[0] for row in rows], number(values, class_names, str(path)), media,
                  spans if any(span != (0.0, None) for span in spans) else None)  # fmt: skip
+
+
+def _label_column(path: Path, header: list[str], labels: str) -> int | None:
+    """The number of the column of labels: the second one, where a header does not say otherwise."""
+    if not header:
+        _no_column(labels, path)
+    elif labels not in ('auto', 'none'):
+        if labels not in header:
+            raise InputError(f'data.labels={labels}: {path} has no such column, only {", ".join(header)}')
+        return header.index(labels)
+    if labels == 'none':
+        return None
+    named = [name for name in (*_LABELS, *header[1:2]) if name in header and name not in _NO_LABELS]
+    return header.index(named[0]) if named else None if header else 1
+
+
+def _label_names(header: list[str], rows: list[list[str]]) -> list[str] | None:
+    """Names of the classes 0, 1, ... by the column `label_name`, over all splits; None if they are not all there."""
+    labels, names = (_column(header, rows, name) for name in ('label', 'label_name'))
+    found = {int(label): name for label, name in zip(labels, names, strict=True) if label.isdigit() and name}
+    return [found[i] for i in range(len(found))] if found and max(found) == len(found) - 1 else None
+
+
+def _check_media(path: Path, rows: list[list[str]], media: str) -> None:
+    """A list of nothing but files of another kind is a mistake; names may also say nothing of what they are."""
+    others = {other for other in SUFFIXES if other != media for row in rows if row[0].lower().endswith(SUFFIXES[other])}
+    if others and not any(row[0].lower().endswith(SUFFIXES[media]) for row in rows):
+        raise InputError(f'{path} lists {others.pop()} files, as {rows[0][0]}, but the config is one of {media}s')
 
 
 def splits_of(path: Path) -> set[str]:
@@ -144,7 +169,7 @@ def _span(path: Path, start: str, end: str) -> tuple[float, float | None]:
         span = float(start or 0), float(end) if end else None
     except ValueError as error:
         raise InputError(f'{path}: start {start!r}, end {end!r}: they have to be seconds') from error
-    if span[0] < 0 or span[1] is not None and span[1] <= span[0]:
+    if not 0 <= span[0] < math.inf or span[1] is not None and not span[1] > span[0]:
         raise InputError(f'{path}: start {start!r}, end {end!r}: the end has to be after the start')
     return span
 

@@ -52,8 +52,13 @@ class HuggingFace(Labelled):
         kind = dict(image=datasets.Image, video=datasets.Video)[media]
         found = [key for key, feature in features.items() if isinstance(feature, kind)]
         if not found:
-            raise InputError(f'hf:{rest}: no {media} among its features {", ".join(features)}')
-        self.column, self.media, self.where = found[0], media, f'{Path(name).name}:{split}' if split else Path(name).name
+            kinds = ', '.join(f'{key} ({type(feature).__name__})' for key, feature in features.items())
+            raise InputError(f'hf:{rest}: no {media} among its features {kinds}')
+        self.column, self.media, self.where = (
+            found[0],
+            media,
+            f'{Path(name).name}:{split}' if split else Path(name).name,
+        )
         if labels not in ('auto', 'none') and labels not in features:
             raise InputError(f'data.labels={labels}: hf:{rest} has only {", ".join(features)}')
         auto = next((key for key in _LABELS if key in features), None)

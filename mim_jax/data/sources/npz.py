@@ -55,7 +55,9 @@ def _read(path: Path, labels: str, media: str) -> tuple[np.ndarray, list | None]
 
 def _only_one(file, path: Path, media: str) -> str:
     """The one array that can be what is asked for, where none has the usual name."""
-    keys = [key for key in file if file[key].ndim in _NDIM[media]]
+    foreign = {key for other in _NAMES if other != media for key in _NAMES[other]} - set(_NAMES[media])
+    keys = [key for key in file if file[key].ndim in _NDIM[media] and key not in foreign]
     if len(keys) != 1:
-        raise InputError(f"{path}: no array '{media}' or '{media}s' among {', '.join(file)}")
+        found = ', '.join(f'{key} {list(file[key].shape)}' for key in file)
+        raise InputError(f"{path}: no array '{media}' or '{media}s' among {found}")
     return keys[0]

@@ -150,12 +150,16 @@ def _column_of(media: str, schema: pa.Schema, features: dict, where: str) -> str
             or (pa.types.is_struct(kind) and kind.get_field_index('bytes') >= 0)
         )
 
-    found = [field.name for field in schema if holds_files(field)]
-    declared = [name for name in found if features.get(name, {}).get('_type') == media.capitalize()]
+    kinds = {name: features.get(name, {}).get('_type', '').lower() for name in schema.names}
+    foreign = {name for other in _NAMES if other != media for name in _NAMES[other]} - set(_NAMES[media])
+    holding = [field.name for field in schema if holds_files(field)]
+    declared = [name for name in holding if kinds[name] == media]
+    found = [name for name in holding if kinds[name] not in _NAMES and name not in foreign]
     named = [name for name in _NAMES[media] if name in found]
-    if not found:
-        raise InputError(f'{where}: no column of encoded {media}s among {", ".join(schema.names)}')
-    return (named or declared or found)[0]
+    if not (declared or found):
+        found = ', '.join(f'{name} ({kinds[name] or schema.field(name).type})' for name in schema.names)
+        raise InputError(f'{where}: no column of encoded {media}s among {found}')
+    return (declared or named or found)[0]
 
 
 def _labels(files: list[str], schema: pa.Schema, features: dict, labels: str, class_names: list[str] | None) -> Labels:

@@ -15,7 +15,11 @@ def _library():
 class TFDS(Source):
     """One split of a prepared data set; images stay encoded."""
 
-    def __init__(self, rest: str, labels: str):
+    def __init__(self, rest: str, labels: str, media: str = 'image'):
+        if media != 'image':
+            raise InputError(
+                f'tfds:{rest}: only images are read from TensorFlow Datasets, but the config is one of {media}s'
+            )
         tfds = _library()
         self.dataset, _, split = rest.partition(':')
         self.split = split or 'train'
