@@ -62,16 +62,18 @@ def read(
         if min(info.height, info.width) < min_side:
             raise Unreadable(f'{info.height} x {info.width} pixels, smaller than data.min_side={min_side}')
         times = np.asarray(choose(info), np.float64) + video.start
-        size = fit(info.height, info.width, canvas)
-        frames = np.empty((len(times), *size, channels), np.uint8)
-        last, order = None, np.argsort(times, kind='stable')
-        for row in order:
-            if last is None or times[row] != times[last]:
-                frames[row] = player.pixels(times[row], size, FORMATS[channels])
-            else:
-                frames[row] = frames[last]
-            last = row
-    return frames, info
+        return _frames(player, times, fit(info.height, info.width, canvas), channels), info
+
+
+def _frames(player, times: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
+    """uint8[N, *size, channels] in the order of `times`, by one pass forwards."""
+    frames = np.empty((len(times), *size, channels), np.uint8)
+    last = None
+    for row in np.argsort(times, kind='stable'):
+        repeated = last is not None and times[row] == times[last]
+        frames[row] = frames[last] if repeated else player.pixels(times[row], size, FORMATS[channels])
+        last = row
+    return frames
 
 
 def encode(video: Video, *, short_side: int = 0, fps: float = 0.0, keyframes: int = 0, crf: int = 20) -> bytes:

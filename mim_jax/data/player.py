@@ -38,12 +38,13 @@ class PyAV:
     """A file that is played forwards, with jumps to key frames where they save work."""
 
     def __init__(self, file: str | bytes):
-        self.file, self.container, self.searchable = file, None, True
+        self.file, self.container, self.info, self.searchable = file, None, None, True
         try:
             self._rewind()
             if self.next is None:
                 raise Unreadable('only one frame' + ' can be decoded' * bool(self.failed))
             self.info = self._describe(self.now.picture)
+            self.rate = self.info.rate
         except BaseException:
             self.close()
             raise
@@ -53,6 +54,11 @@ class PyAV:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    @property
+    def tolerance(self) -> float:
+        """Seconds; Matroska rounds to milliseconds."""
+        return min(1e-3, 0.25 / self.rate)
 
     def close(self) -> None:
         self.pictures = self.now = self.next = None  # no circle of references keeps the decoder
@@ -105,9 +111,7 @@ class PyAV:
             raise Unreadable(f'{codec.height} x {codec.width} pixels, more than a frame may have')
         codec.thread_count = 1  # rows are decoded in parallel
         codec.options = {'max_pixels': str(_MAX_PIXELS)}
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        self.rate = float(rate) if rate else 25.0
-        self.tolerance = min(1e-3, 0.25 / self.rate)  # Matroska rounds to milliseconds
+        self.rate = self.info.rate if self.info else float(self.stream.average_rate or self.stream.guessed_rate or 25)
         self.counted = _is_raw(self.container) or self.container.format.name == _UNTIMED
         self.reformatter, self.origin = VideoReformatter(), 0.0
         self.reached, self.failed, self.broken = 0.0, [], ''
@@ -167,9 +171,7 @@ class PyAV:
         """Of the whole file."""
         duration = max(self._duration(), self.next.time)
         rate = self.rate
-        if self.stream.frames > 1:
-            rate = self.stream.frames / duration
-        elif rate > _FASTEST:
+        if rate > _FASTEST:
             rate = _ends(self.file, self.stream.index, rate)[2] / duration
         height, width = picture.height, picture.width
         if aspect := self.stream.sample_aspect_ratio:
