@@ -1,0 +1,144 @@
+"""What `check` and `pack` do with one video, in the isolated child: looked at, packed, read back.
+
+Imports what is light, for a child imports it too.
+"""
+
+from functools import partial
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+
+from mim_jax.data import isolate
+from mim_jax.data.decoders import Info, encode, read
+from mim_jax.data.image import Unreadable, fit, shrink, to_channels
+from mim_jax.data.player import PyAV
+from mim_jax.data.sources.base import Video
+from mim_jax.data.video import ARRAY_RATE
+from mim_jax.errors import InputError
+
+_NPY = b'\x93NUMPY'
+_NOTHING = np.zeros(0, np.uint8)
+
+
+class Look(NamedTuple):
+    """What a video is."""
+
+    format: str  # 'mov,mp4,m4a,3gp,3g2,mj2', 'array'
+    codec: str  # 'h264', or the NumPy type of an array
+    channels: int
+    info: Info
+    moments: np.ndarray  # f64[2, channels]: means of x and of x squared over the frames looked at, x in [0, 1]
+
+
+def look(data: Video | bytes | np.ndarray, *, channels: int, frames: int, side: int, timeout: float) -> Look:
+    """Decodes `frames` of a video, spread over it from the first to the last, none larger than side x side pixels.
+
+    Args:
+        channels: to decode to; 0 = as many as the video has.
+        timeout: seconds that it may take.
+
+    Raises:
+        Unreadable or what the decoder raises: this record is bad.
+    """
+    data = opened(data)
+    if isinstance(data, Video):
+        return isolate.run(_look, data, channels, frames, side, out=_NOTHING, timeout=timeout)
+    channels = channels or (data.shape[-1] if data.ndim == 4 else 1)
+    some = data[np.linspace(0, len(data) - 1, min(frames, len(data))).round().astype(int)]
+    some = some[..., None] if some.ndim == 3 else some
+    small = fit(*data.shape[1:3], (side, side))
+    some = np.stack([shrink(to_channels(frame, channels)[0], small) for frame in some])
+    info = Info(len(data) / ARRAY_RATE, ARRAY_RATE, *data.shape[1:3])
+    return Look('array', str(data.dtype), channels, info, _moments(some))
+
+
+def repack(
+    data: Video | bytes | np.ndarray,
+    *,
+    timeout: float,
+    short_side: int = 0,
+    fps: float = 0.0,
+    keyframes: int = 0,
+    crf: int | None = None,
+) -> bytes:
+    """A video as it goes into a shard: encoded anew if anything is asked for, or if only a span of it counts.
+
+    Args:
+        timeout: seconds that it may take.
+        short_side, fps, keyframes, crf: of `decoders.encode`; 0, of crf None = as it is.
+
+    Raises:
+        Unreadable or what the decoder raises: this record is bad.
+        InputError: arrays that are to be encoded.
+    """
+    data = opened(data)
+    if not isinstance(data, Video):
+        return _repack_array(data, short_side, bool(fps or keyframes or crf is not None))
+    how = {key: value for key, value in dict(short_side=short_side, fps=fps, keyframes=keyframes).items() if value}
+    how |= {} if crf is None else dict(crf=crf)
+    if how or (data.start, data.end) != (0.0, None):
+        return isolate.run(_encode, data, how, out=_NOTHING, timeout=timeout)
+    look(data, channels=0, frames=3, side=64, timeout=timeout)
+    if isinstance(data.file, bytes):
+        return data.file
+    with open(data.file, 'rb') as file:
+        return file.read()
+
+
+def first_frame(data: bytes, timeout: float) -> None:
+    """Decodes it. Errors as `look`."""
+    look(data, channels=0, frames=1, side=64, timeout=timeout)
+
+
+def opened(data: Video | bytes | np.ndarray) -> Video | np.ndarray:
+    """Bytes as the file or the array that they are.
+
+    Raises:
+        Unreadable: an array that is no video.
+    """
+    if isinstance(data, bytes):
+        data = np.load(BytesIO(data), allow_pickle=False) if data[:6] == _NPY else Video(data)
+    if isinstance(data, np.ndarray) and (data.ndim not in (3, 4) or data.dtype != np.uint8 or not data.size):
+        raise Unreadable(f'array {data.dtype}{list(data.shape)}; a video has to be uint8 [T, h, w] or [T, h, w, C]')
+    return data
+
+
+def _look(video: Video, channels: int, frames: int, side: int, out: np.ndarray) -> Look:
+    """In the child."""
+    with PyAV(video.file) as player:
+        kind, stream = player.container.format.name, player.stream
+        codec, pixels = stream.codec_context.name, stream.codec_context.pix_fmt or ''
+    channels = channels or (1 if pixels.startswith('gray') else 3)
+    times = partial(_spread, frames)
+    some, info = read(video, times, (side, side), channels=channels)
+    return Look(kind, codec, channels, info, _moments(some))
+
+
+def _encode(video: Video, how: dict, out: np.ndarray) -> bytes:
+    """In the child."""
+    return encode(video, **how)
+
+
+def _spread(frames: int, info: Info) -> np.ndarray:
+    """f64[frames] seconds: the middle of the first frame to that of the last."""
+    return np.linspace(0, max(info.duration - 1 / info.rate, 0), frames) + 0.5 / info.rate
+
+
+def _moments(frames: np.ndarray) -> np.ndarray:
+    values = frames.reshape(-1, frames.shape[-1]) / 255
+    return np.stack([values.mean(0), np.square(values).mean(0)])
+
+
+def _repack_array(array: np.ndarray, short_side: int, encoded: bool) -> bytes:
+    """As NPY, its frames reduced."""
+    if encoded:
+        raise InputError('--fps, --keyframes and --crf are for video files; arrays of frames stay arrays')
+    scale = short_side / min(array.shape[1:3]) if short_side else 1.0
+    if scale < 1:
+        size = tuple(max(1, round(side * scale)) for side in array.shape[1:3])
+        frames = array[..., None] if array.ndim == 3 else array
+        array = np.stack([shrink(frame, size) for frame in frames]).reshape(len(array), *size, *array.shape[3:])
+    file = BytesIO()
+    np.save(file, array)
+    return file.getvalue()
