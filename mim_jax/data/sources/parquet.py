@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mim_jax.data.sources.base import Labelled, Labels, Record, number
+from mim_jax.data.sources.base import Labelled, Labels, Record, Video, number
 from mim_jax.errors import InputError
 
 CACHE_BYTES = 1 << 30  # of encoded row groups kept by each process
@@ -34,7 +34,7 @@ class Parquet(Labelled):
         split: str | None = None,
         media: str = 'image',
     ):
-        self.files = [str(file) for file in files]
+        self.files, self.media = [str(file) for file in files], media
         self._short = [Path(file).name for file in files]
         schema = _schema(self.files)
         features = _features(schema)
@@ -82,7 +82,8 @@ class Parquet(Labelled):
             self._cached += column.nbytes
             while self._cached > CACHE_BYTES and self._cache:
                 self._cached -= sum(field.nbytes for field in self._cache.popitem(last=False)[1] if field)
-            fields = (pc.struct_field(column, 'bytes'), pc.struct_field(column, 'path')) if struct else (column, None)
+            paths = pc.struct_field(column, 'path') if struct and column.type.get_field_index('path') >= 0 else None
+            fields = pc.struct_field(column, 'bytes') if struct else column, paths
             self._cache[group] = fields
         return fields
 
@@ -97,7 +98,8 @@ class Parquet(Labelled):
         offset = row - self._starts[group]
         value = data[offset].as_py()
         if value is None and paths is not None and (path := paths[offset].as_py()):
-            value = (Path(self.files[0]).parent / path).read_bytes()  # only the path is stored, relative to the shard
+            path = Path(self.files[0]).parent / path  # relative to the shard
+            value = Video(str(path)) if self.media == 'video' else path.read_bytes()
         return Record(self._name(group, row), value or b'', int(self.labels.ids[index]))
 
     def name(self, index: int) -> str:
