@@ -36,6 +36,7 @@ setup(
         'cuda': ['jax[cuda13]>=0.10'],
         'hub': ['datasets>=3', 'huggingface_hub', 'safetensors'],
         'test': [
+            'av>=18',
             'psutil',
             'pytest>=8',
             'pytest-xdist>=3',
@@ -48,7 +49,7 @@ setup(
         'tfds': ['tensorflow-datasets>=4.9'],
         'tiff': ['tifffile'],
         'tpu': ['jax[tpu]>=0.10'],
-        'video': ['av>=14'],
+        'video': ['av>=18'],
         'wandb': ['wandb'],
     },
 )

@@ -19,6 +19,8 @@ ROWS = (  # heading of the final table, metric, metric of an untrained encoder w
     ('linear probe top-1', 'eval/linear_top1', 'eval/linear_top1_untrained'),
     ('attentive probe top-1', 'eval/attentive_top1', ''),
     ('fine-tuned top-1', 'eval/finetune_top1', 'eval/scratch_top1'),
+    ('fine-tuned on one frame, top-1', 'eval/still_top1', ''),
+    ('top-1', 'eval/top1', None),
 )
 
 

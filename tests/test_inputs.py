@@ -77,7 +77,7 @@ def test_nothing_readable(tmp_path):
     for i in range(3):
         (tmp_path / f'{i}.jpg').write_text('text')
     with pytest.raises(
-        InputError, match='no readable image in .*: all of the first 4 records are bad, as 0.jpg .not an image'
+        InputError, match='no readable record in .*: all of the first 4 records are bad, as 0.jpg .not an image'
     ):
         read(inputs.Data(config(tmp_path), tmp_path, None), 1)
 

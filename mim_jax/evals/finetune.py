@@ -101,7 +101,7 @@ def finetune(
     tuned_blocks: int | None = None,
     ema: float = 0.0,
     scratch: bool = False,
-    name: str = '',
+    metric: str = '',
     reader: Mapping = {},
     clips: int = 1,
     crops: int = 1,
@@ -129,7 +129,7 @@ def finetune(
         tuned_blocks: only the last so many blocks and the head learn; None = everything.
         ema: decay of the average of the parameters that is evaluated in their place; 0 = off.
         scratch: start from random parameters whatever is given; the names are then 'eval/scratch_...'.
-        name: of the metrics, 'eval/NAME_top1'; '' = finetune or scratch.
+        metric: name of the metrics, 'eval/METRIC_top1'; '' = finetune or scratch.
         reader: options of the reader, over those of the config: sampling, frames, `clips` for repeated augmentation (arXiv 1901.09335).
         clips: of each validation video, spread over it; their logits are averaged.
         crops: of each clip, likewise.
@@ -152,7 +152,7 @@ def finetune(
         lr=lr, batch_size=batch_size, total_steps=total, warmup_steps=round(warmup * total), end_lr=1e-6
     )
     loss = make_loss(task, partial(data.augment, **augment), depth, tuned)
-    name = name or ('scratch' if scratch else 'finetune')
+    name = metric or ('scratch' if scratch else 'finetune')
     view = dict(reader, clips=clips)
 
     def evaluate(params: dict) -> dict:
