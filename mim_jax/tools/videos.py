@@ -106,13 +106,12 @@ def opened(data: Video | bytes | np.ndarray) -> Video | np.ndarray:
 
 def _look(video: Video, channels: int, frames: int, side: int, out: np.ndarray) -> Look:
     """In the child."""
+    some, info = read(video, partial(_spread, frames), (side, side), channels=channels or 3)
     with PyAV(video.file) as player:
-        kind, stream = player.container.format.name, player.stream
-        codec, pixels = stream.codec_context.name, stream.codec_context.pix_fmt or ''
-    channels = channels or (1 if pixels.startswith('gray') else 3)
-    times = partial(_spread, frames)
-    some, info = read(video, times, (side, side), channels=channels)
-    return Look(kind, codec, channels, info, _moments(some))
+        kind, codec = player.container.format.name, player.stream.codec_context
+    if not channels and (codec.pix_fmt or '').startswith('gray'):
+        some = some[..., :1]
+    return Look(kind, codec.name, some.shape[-1], info, _moments(some))
 
 
 def _encode(video: Video, how: dict, out: np.ndarray) -> bytes:
