@@ -16,6 +16,7 @@ from mim_jax.errors import InputError
 Array = jax.Array
 xavier = nn.initializers.xavier_uniform()
 
+LONG = 512  # keys from which TPUs are faster with `_attend_long`
 REMAT = {'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
@@ -86,18 +87,19 @@ def attend_reference(q, k, v, valid=None):
 
 
 def attend(q, k, v, valid=None):
-    """`attend_reference` with a backward pass that keeps scores but not weights, in the layout each platform is fast with."""
+    """`attend_reference` with backward passes written by hand, in the form and layout each platform is fast with."""
     q = q * q.shape[-1] ** -0.5
     return lax.platform_dependent(q, k, v, valid, tpu=_tokens_first, default=_heads_first)
 
 
 def _tokens_first(q, k, v, valid):
-    return _attend(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
+    form = _attend_long if k.shape[1] >= LONG else _attend
+    return form(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
 
 
 def _heads_first(q, k, v, valid):
     q, k, v = (t.swapaxes(1, 2) for t in (q, k, v))
-    return _attend(q, k, v, valid, 'bhqc,bhkc->bhqk', 'bhqk,bhkc->bhqc').swapaxes(1, 2)
+    return _attend_long(q, k, v, valid, 'bhqc,bhkc->bhqk', 'bhqk,bhkc->bhqc').swapaxes(1, 2)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -138,6 +140,44 @@ def _attention_weights(scores, total, valid, keys):
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attend_long(q, k, v, valid, to_scores, to_out):
+    """`_attend` for many keys: what is done to each weight costs more there than what is done to each output.
+
+    Weights stay undivided; their sum comes out of the product with the values, as one more column, and divides the output
+    and, in the backward pass, its gradient.
+    """
+    return _attend_long_forward(q, k, v, valid, to_scores, to_out)[0]
+
+
+def _attend_long_forward(q, k, v, valid, to_scores, to_out):
+    scores = jnp.einsum(to_scores, q, k).astype(jnp.float32)
+    keys = _keys_axis(to_scores)
+    if valid is not None:
+        valid = jnp.expand_dims(valid, (1, 5 - keys))
+        scores = jnp.where(valid, scores, jnp.finfo(jnp.float32).min)
+    weights = jnp.exp(scores - scores.max(keys, keepdims=True))
+    weights = (weights if valid is None else jnp.where(valid, weights, 0)).astype(v.dtype)
+    ones = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
+    out = jnp.einsum(to_out, weights, ones, preferred_element_type=jnp.float32)
+    total = jnp.maximum(out[..., -1:], 1)  # the largest weight is 1, but in rows without a valid key
+    out = (out[..., :-1] / total).astype(v.dtype)
+    return out, (q, k, v, weights, total, out)
+
+
+def _attend_long_backward(to_scores, to_out, residuals, g):
+    q, k, v, weights, total, out = residuals
+    g = g.astype(jnp.float32) / total
+    mean = jnp.expand_dims(jnp.einsum(to_out[-4:] + '->bhq', g * out), _keys_axis(to_scores))
+    dweights, dv = jax.vjp(partial(jnp.einsum, to_out), weights, v)[1](g.astype(v.dtype))
+    dscores = (weights * (dweights.astype(jnp.float32) - mean)).astype(q.dtype)
+    dq, dk = jax.vjp(partial(jnp.einsum, to_scores), q, k)[1](dscores)
+    return dq, dk, dv, None
+
+
+_attend_long.defvjp(_attend_long_forward, _attend_long_backward)
 
 
 def drop_path(key, rates, batch):

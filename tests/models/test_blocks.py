@@ -60,7 +60,11 @@ def test_backward_passes_keep_only_their_input():
     assert kept_shapes(lambda x: blocks.gelu(blocks.layer_norm(x, scale, scale, 1e-6)), x).count(x.shape) == 2
 
 
-@pytest.mark.parametrize('form', [blocks._tokens_first, blocks._heads_first])
+def long_tokens_first(q, k, v, valid):
+    return blocks._attend_long(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
+
+
+@pytest.mark.parametrize('form', [blocks._tokens_first, blocks._heads_first, long_tokens_first])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('padded', [False, True])
 def test_attention_forms(form, dtype, padded):
@@ -84,6 +88,17 @@ def test_invalid_keys_reach_nothing_and_rows_without_keys_are_zero():
     for grad in pull(jnp.ones_like(out)):
         assert jnp.isfinite(grad).all()
         assert not grad[0, 3:].any() and not grad[1].any()
+
+
+@pytest.mark.parametrize('form', [blocks._tokens_first, blocks._heads_first, long_tokens_first])
+def test_attention_of_large_scores(form):
+    q, k, v = 300 * normal(0, 1, 4, 2, 8), normal(1, 1, 6, 2, 8), normal(2, 1, 6, 2, 8)
+    agree(
+        lambda *a: form(*a, None),
+        lambda q, k, v: blocks.attend_reference(q * 8**0.5, k, v),
+        (q, k, v),
+        dict(rtol=1e-3, atol=1e-3),
+    )
 
 
 def test_attention_by_hand():
