@@ -24,12 +24,12 @@ def hostile(root: Path, frames: int = 20, size=(32, 64)) -> Path:
     for name in GOOD:
         write(root / name, frames, size=size)
     cut(root / 'good.mp4', 0.5)
-    cut(write(root / 'whole.mp4', 5 * frames, size=size, movflags='faststart'), 0.8)
+    cut(write(root / 'whole.mp4', 5 * frames, size=size, movflags='faststart'), 0.7)
     (root / 'whole.mp4').unlink()
     (root / 'empty.mp4').touch()
     (root / 'noise.mp4').write_bytes(bytes(range(7, 250)) * 40)
     write(root / 'one.mp4', 1, size=size)
     write_sound(root / 'sound.m4v', 'aac')
-    os.truncate(write(root / 'stalls.mkv', frames, size=size), 1 << 40)
+    os.truncate(write(root / 'stalls.mkv', 3, size=size), 1 << 40)
     (root / 'text.mp4').write_text('these are words\n' * 20)
     return root
