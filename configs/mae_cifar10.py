@@ -1,4 +1,4 @@
-"""MAE (arXiv 2111.06377) on CIFAR-10: the small recipe; `benchmarks/cifar10.py` cuts it to minutes and tells what comes out.
+"""MAE (arXiv 2111.06377) on CIFAR-10: the small recipe; `benchmarks/gains.py` cuts it to minutes and tells what comes out.
 
 python -m mim_jax.main --config=configs/mae_cifar10.py --workdir=DIR --config.data.path=cifar10_train.parquet --config.data.val_path=cifar10_test.parquet
 """

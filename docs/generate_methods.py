@@ -29,9 +29,9 @@ def row(path: Path) -> str:
     config = importlib.import_module(f'configs.{path.stem}').get_config()
     title = ast.get_docstring(ast.parse(path.read_text())).partition('\n')[0]
     paper = re.sub(r'arXiv (\d{4}\.\d{4,5})', r'[arXiv \1](https://arxiv.org/abs/\1)', title)
-    terms = '<br>'.join(f'{call(t.predictor)} → {call(t.target)}, `{t.loss.name}`' for t in config.terms.values())
-    parts = ' | '.join(call(config[slot]) for slot in ('mask', 'hide', 'encoder'))
-    return f'| `{path.name}` | {paper} | {parts} | {terms} |'
+    terms = [f'{call(t.predictor)} → {call(t.target)}, `{t.loss.name}`' for t in config.get('terms', {}).values()]
+    parts = ' | '.join(call(config[slot]) if slot in config else '' for slot in ('mask', 'hide', 'encoder'))
+    return f'| `{path.name}` | {paper} | {parts} | {"<br>".join(terms) or call(config.objective)} |'
 
 
 def page() -> str:
