@@ -1,10 +1,12 @@
-"""Trains the same MAE with this code and with transformers + PyTorch, in turns, and prints the ratio of their step times.
+"""Trains the same MAE or VideoMAE with this code and with transformers + PyTorch, in turns, and prints the ratio of step times.
 
     python benchmarks/throughput.py                          # synthetic input, 8 x 64 px and 16 x 224 px
+    python benchmarks/throughput.py --cases=2x16x112         # 2 clips of 16 frames of 112 px
     python benchmarks/throughput.py --input=jpeg --path=DIR  # each reads the JPEG files its own way
     python benchmarks/throughput.py --pipeline --path=DIR    # our loader against the bare decoding of the same files
 
-ViT 192 x 12, decoder 128 x 4, 16-px patches, 75% masked, f32, AdamW. Both stay resident and take turns of a few steps,
+ViT 192 x 12, f32, AdamW. Images: decoder 128 x 4, 16-px patches, 75% masked; clips: decoder 96 x 4, 2 x 16 x 16 tubelets,
+tubes over 90%, synthetic only. Both stay resident and take turns of a few steps,
 so that a change of the machine's speed meets both. Synthetic input compares the fastest steps; JPEG input the mean ones,
 as a loader works ahead of the steps. Without --path, images like those of ImageNet in size are made and thrown away.
 """
@@ -17,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not installed
 
@@ -25,11 +28,12 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from configs import mae
-from mim_jax import compile, sharding, train
-from mim_jax.data import pipeline, sources
+from configs import mae, videomae
+from configs.base import vit
+from mim_jax import build, compile, sharding, train
+from mim_jax.data import ImageReader, pipeline, sources
 
-CASES = flags.DEFINE_list('cases', ['8x64', '16x224'], 'images x pixels')
+CASES = flags.DEFINE_list('cases', ['8x64', '16x224'], 'images x pixels, or clips x frames x pixels')
 TURNS = flags.DEFINE_integer('turns', 4, 'turns of each')
 STEPS = flags.DEFINE_integer('steps', 5, 'steps of a turn')
 INPUT = flags.DEFINE_enum('input', 'synthetic', ['synthetic', 'jpeg'], 'what is trained on')
@@ -37,27 +41,56 @@ PATH = flags.DEFINE_string('path', '', 'folder of JPEG files')
 PIPELINE = flags.DEFINE_bool('pipeline', False, 'measure the input pipeline alone')
 
 CORES = len(os.sched_getaffinity(0))
-WIDTH, DEPTH, HEADS, DECODER, PATCH, CANVAS = 192, 12, 3, dict(width=128, depth=4, heads=4), 16, 256
+WIDTH, DEPTH, HEADS, PATCH, TUBELET, CANVAS = 192, 12, 3, 16, 2, 256
+DECODERS = dict(image=dict(width=128, depth=4, heads=4), video=dict(width=96, depth=4, heads=3))
 IMAGES = 4096  # of a turn of --pipeline
 
 
-def configuration(batch: int, side: int):
-    """configs/mae.py, of the size of this comparison."""
-    config = mae.get_config('tiny')
-    config.tokenizer.patch = (PATCH, PATCH)
-    config.terms.pixels.predictor.update(DECODER)
-    config.data.update(batch_size=batch, image_size=(side, side))
+class Case(NamedTuple):
+    """What a step trains on: rows of images, or of clips where there are frames."""
+
+    rows: int
+    side: int
+    frames: int = 0
+
+    @classmethod
+    def parse(cls, text: str):
+        rows, *frames, side = map(int, text.split('x'))
+        return cls(rows, side, *frames)
+
+    @property
+    def media(self) -> str:
+        return 'video' if self.frames else 'image'
+
+    def __str__(self):
+        return ' x '.join(str(n) for n in (self.rows, self.frames, self.side) if n) + ' px'
+
+
+def configuration(case: Case):
+    """The config of the method, of the size of this comparison."""
+    if case.frames:
+        config = videomae.get_config('tiny')
+        grid = (case.frames // TUBELET, case.side // PATCH, case.side // PATCH)
+        config.encoder = vit(width=WIDTH, depth=DEPTH, heads=HEADS, class_token=False, positions='sinusoid', grid=grid)
+        config.tokenizer.update(patch=(TUBELET, PATCH, PATCH), native=grid)
+        config.terms.pixels.predictor.grid = grid
+        config.data.reader.frames = case.frames
+    else:
+        config = mae.get_config('tiny')
+        config.tokenizer.patch = (PATCH, PATCH)
+    config.terms.pixels.predictor.update(DECODERS[case.media])
+    config.data.update(batch_size=case.rows, image_size=(case.side, case.side))
     if INPUT.value == 'jpeg':
         config.data.canvas = (CANVAS, CANVAS)
     else:
-        config.data.update(canvas=(side, side), dtype='float32')
+        config.data.canvas = (case.side, case.side)
         config.augment.update(crop=None, flip=False)
     return config
 
 
-def ours(batch: int, side: int):
+def ours(case: Case):
     """() -> None, one training step."""
-    config = configuration(batch, side)
+    config = configuration(case)
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
         objective, augment, abstract = train.parts(config, mesh)
@@ -66,11 +99,11 @@ def ours(batch: int, side: int):
         state = jax.jit(train.initial(config, objective, augment))(empty)
     if INPUT.value == 'jpeg':
         source = sources.open_source(PATH.value, labels='none')
-        batches = (batch for batch, _ in pipeline.batches(source, batch_size=batch, canvas=config.data.canvas))
+        batches = (batch for batch, _ in pipeline.batches(source, build.reader(config), batch_size=case.rows))
     else:
         spec = compile.batch_spec(config)
-        images = np.random.default_rng(0).standard_normal(spec['image'].shape, np.float32)
-        full = {name: np.ones(x.shape, x.dtype) for name, x in spec.items()} | dict(image=images)
+        pixels = np.random.default_rng(0).integers(0, 256, spec[case.media].shape, np.uint8)
+        full = {name: np.ones(x.shape, x.dtype) for name, x in spec.items()} | {case.media: pixels}
         batches = repeat(jax.device_put(full))
 
     def run():
@@ -81,29 +114,16 @@ def ours(batch: int, side: int):
     return run
 
 
-def theirs(batch: int, side: int):
-    """() -> None, one training step of transformers' ViTMAEForPreTraining."""
+def theirs(case: Case):
+    """() -> None, one training step of the model of transformers."""
     import torch
-    from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     torch.manual_seed(0)
     torch.set_num_threads(CORES)
-    config = ViTMAEConfig(
-        image_size=side,
-        patch_size=PATCH,
-        norm_pix_loss=True,
-        hidden_size=WIDTH,
-        num_hidden_layers=DEPTH,
-        num_attention_heads=HEADS,
-        intermediate_size=4 * WIDTH,
-        decoder_hidden_size=DECODER['width'],
-        decoder_num_hidden_layers=DECODER['depth'],
-        decoder_num_attention_heads=DECODER['heads'],
-        decoder_intermediate_size=4 * DECODER['width'],
-    )
-    model = ViTMAEForPreTraining(config).train()
+    model = (torch_videomae if case.frames else torch_mae)(case).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
-    batches = torch_batches(batch, side) if INPUT.value == 'jpeg' else repeat(torch.randn(batch, 3, side, side))
+    shape = (case.rows, *([case.frames] if case.frames else []), 3, case.side, case.side)
+    batches = torch_batches(case.rows, case.side) if INPUT.value == 'jpeg' else repeat(torch.randn(shape))
 
     def run():
         optimizer.zero_grad(set_to_none=True)
@@ -111,6 +131,44 @@ def theirs(batch: int, side: int):
         optimizer.step()
 
     return run
+
+
+def torch_shape(case: Case) -> dict:
+    """What the configs of both models call alike."""
+    decoder = DECODERS[case.media]
+    return dict(
+        image_size=case.side,
+        patch_size=PATCH,
+        norm_pix_loss=True,
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        decoder_hidden_size=decoder['width'],
+        decoder_num_hidden_layers=decoder['depth'],
+        decoder_num_attention_heads=decoder['heads'],
+        decoder_intermediate_size=4 * decoder['width'],
+    )
+
+
+def torch_mae(case: Case):
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    return ViTMAEForPreTraining(ViTMAEConfig(**torch_shape(case)))
+
+
+def torch_videomae(case: Case):
+    """VideoMAEForPreTraining that draws a tube mask for each clip and step."""
+    import torch
+    from transformers import VideoMAEConfig, VideoMAEForPreTraining
+
+    class Masked(VideoMAEForPreTraining):
+        def forward(self, pixel_values):
+            places = (case.side // PATCH) ** 2
+            hidden = torch.rand(case.rows, places).argsort(1) < int(0.9 * places)
+            return super().forward(pixel_values, bool_masked_pos=hidden.repeat(1, case.frames // TUBELET))
+
+    return Masked(VideoMAEConfig(**torch_shape(case), num_frames=case.frames, tubelet_size=TUBELET))
 
 
 class TorchImages:
@@ -145,9 +203,9 @@ def torch_batches(batch: int, side: int):
         yield from loader
 
 
-def compare(batch: int, side: int):
+def compare(case: Case):
     """Prints one row of the table."""
-    contenders = dict(theirs=theirs(batch, side), ours=ours(batch, side))
+    contenders = dict(theirs=theirs(case), ours=ours(case))
     times = {name: [] for name in contenders}
     for turn in range(TURNS.value + 1):
         for name, run in contenders.items():
@@ -159,7 +217,7 @@ def compare(batch: int, side: int):
     typical = np.min if INPUT.value == 'synthetic' else np.mean
     theirs_ms, ours_ms = (1e3 * typical(times[name]) for name in contenders)
     print(
-        f'| {INPUT.value} | {batch} x {side} px | {theirs_ms:.1f} | {ours_ms:.1f} | {theirs_ms / ours_ms:.2f} |',
+        f'| {INPUT.value} | {case} | {theirs_ms:.1f} | {ours_ms:.1f} | {theirs_ms / ours_ms:.2f} |',
         flush=True,
     )
 
@@ -167,7 +225,7 @@ def compare(batch: int, side: int):
 def loader_rate(source, canvas: tuple[int, int], batch: int = 64) -> float:
     """Images per second of our loader, from its start on."""
     start = time.perf_counter()
-    for _ in pipeline.batches(source, batch_size=batch, steps=IMAGES // batch, canvas=canvas):
+    for _ in pipeline.batches(source, ImageReader(canvas=canvas), batch_size=batch, steps=IMAGES // batch):
         pass
     return IMAGES / (time.perf_counter() - start)
 
@@ -214,7 +272,7 @@ def main(_):
             return compare_pipeline()
         print('| input | case | transformers + PyTorch, ms | mim_jax, ms | ratio |\n|---|---|---|---|---|')
         for case in CASES.value:
-            compare(*map(int, case.split('x')))
+            compare(Case.parse(case))
 
 
 if __name__ == '__main__':
