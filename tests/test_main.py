@@ -25,14 +25,14 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     called = []
 
-    def go(*args, run=lambda *args: 0):
+    def go(*args, run=lambda *args: 0, workdir=True):
         called.clear()
         fake = types.SimpleNamespace(run=lambda *args: (called.extend(args), run(*args))[1])
         monkeypatch.setitem(sys.modules, 'mim_jax.train', fake)
         monkeypatch.setattr('mim_jax.train', fake, raising=False)
         argv = (
             ['mim_jax', *args]
-            if any(arg.startswith('--workdir') for arg in args)
+            if not workdir or any(arg.startswith('--workdir') for arg in args)
             else ['mim_jax', f'--workdir={tmp_path}', *args]
         )
         monkeypatch.setattr(sys, 'argv', argv)
@@ -75,6 +75,15 @@ def test_eval_takes_the_config_of_the_run(command, tmp_path):
     status, _, (config, _, mode, origin) = command('--mode=eval')
     assert (status, mode, origin) == (0, 'eval', {'config': 'configs/a.py'})
     assert isinstance(config, ConfigDict) and config.to_dict() == dict(seed=3, data=dict(path='x'))
+
+
+@pytest.mark.parametrize(
+    ('config', 'lives'),
+    [('configs/videomae.py', 'runs/videomae'), ('configs/mae.py:vit_b32', 'runs/mae_vit_b32')],
+)
+def test_without_workdir_the_run_is_named_after_its_config(command, config, lives):
+    status, err, (_, workdir, *_) = command(f'--config={config}', workdir=False)
+    assert (status, err, workdir) == (0, f'no --workdir: the run lives in {lives}\n', lives)
 
 
 @pytest.mark.parametrize(

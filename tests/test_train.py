@@ -1,6 +1,7 @@
 """The loop as a whole: what it does when told to stop, when run again, and when numbers go wrong."""
 # ruff: noqa: F811  (fixtures are imported)
 
+import importlib
 import json
 import signal
 
@@ -159,3 +160,24 @@ def test_a_hostile_folder_is_trained_on(run, hostile, tmp_path, capfd):
     assert f'4 records could not be used: {tmp_path}/run/bad_samples.jsonl says why' in capfd.readouterr().err
     assert all(np.isfinite(x).all() for x in final(tmp_path / 'run')[0].values() if x.dtype.kind == 'f')
     assert lines(tmp_path / 'run' / 'metrics.jsonl')[-1]['data/bad_samples'] == 4
+
+
+@pytest.mark.parametrize(
+    ('origin', 'batch', 'says'),
+    [
+        ({}, 3, ['no --config.data.path: training on builtin:digits', 'on a CPU: data.batch_size=3, not 64']),
+        ({'data.batch_size': 'command line', 'data.path': 'command line'}, 64, []),
+    ],
+)
+def test_what_the_command_line_leaves_open_is_settled_and_said(origin, batch, says):
+    config = importlib.import_module('configs.quickstart').get_config()
+    config.data.update(batch_size=64, cpu_batch_size=3)
+    told = train.for_this_machine(config, origin)
+    assert config.data.batch_size == batch and len(told) == len(says)
+    assert all(line.startswith(start) for line, start in zip(told, says, strict=True))
+
+
+def test_a_run_that_takes_days_on_a_cpu_names_a_smaller_one(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train, 'CPU_FLOPS', 1.0)
+    assert run(total_steps=1, smaller='configs/videomae.py:tiny') == 0
+    assert 'days on a CPU; made for one: --config=configs/videomae.py:tiny' in capsys.readouterr().err

@@ -103,3 +103,37 @@ def test_wrong_options_are_refused(options, word):
     options = dict(batch=records(), image_size=(8, 8)) | STATS | options
     with pytest.raises(InputError, match=word):
         apply(0, **options)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [dict(crop='random_resized'), dict(crop='multi_scale'), dict(crop='pad'), dict(crop=None)],
+    ids=lambda o: str(o['crop']),
+)
+def test_every_frame_of_a_clip_is_treated_as_its_image_would_be(options):
+    batch = records(canvas=(16, 16))
+    frames = RNG.integers(0, 256, (4, 3, 16, 16, 3), np.uint8)
+    options = options | ALL | dict(image_size=(16, 16), erase=0.0) | STATS
+    clips = jax.jit(partial(augment.video, **options))(jax.random.key(0), dict(batch, video=frames))['video']
+    assert clips.shape == (4, 3, 16, 16, 3)
+    for t in range(3):
+        alone = apply(0, batch | dict(image=frames[:, t]), **options)['image']
+        np.testing.assert_allclose(clips[:, t], alone, atol=2e-5)
+
+
+def test_erasing_takes_the_same_box_of_every_frame():
+    frames = np.full((4, 3, 16, 16, 1), 128, np.uint8)
+    stats = dict(image_size=(16, 16), mean=(0.5,), std=(0.25,), crop=None, flip=False, erase=1.0)
+    clips = jax.jit(partial(augment.video, **stats))(jax.random.key(1), records(canvas=(16, 16)) | dict(video=frames))
+    gone = np.asarray(jnp.abs(clips['video'] - (128 / 255 - 0.5) / 0.25) > 1e-5)
+    assert gone.any() and (gone == gone[:, :1]).mean() > 0.999
+
+
+@pytest.mark.parametrize(('place', 'left'), [(0.0, 0), (0.5, 4), (1.0, 8)])
+def test_a_view_at_a_place_along_the_longer_side(place, left):
+    batch = records(canvas=(12, 20))
+    got = jax.jit(partial(augment.image, train=False, eval_crop=1.0, eval_place=place, image_size=(12, 12), **STATS))(
+        jax.random.key(0), batch
+    )['image']
+    want = (batch['image'][:, :, left : left + 12] / 255 - STATS['mean']) / STATS['std']
+    np.testing.assert_allclose(got, want, atol=1e-4)

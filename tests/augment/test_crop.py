@@ -87,3 +87,22 @@ def test_erase_fills_one_box_with_noise():
     share = changed[some].mean((1, 2))
     assert share.min() > 0.01 and share.max() < 0.36
     assert abs(got[changed].mean()) < 0.02 and abs(got[changed].std() - 1) < 0.02
+
+
+def test_multi_scale_boxes_are_those_of_tsn():
+    size = jnp.asarray([240, 320])
+    boxes = jax.vmap(lambda key: crop.multi_scale_box(key, size))(jax.random.split(jax.random.key(0), 4000))
+    top, left, height, width = np.asarray(boxes).T
+    sides = [240, 210, 180, 158]  # floor of 240 x 1, 0.875, 0.75, 0.66
+    pairs = {(h, w) for h, w in zip(height, width, strict=True)}
+    assert pairs == {(sides[i], sides[j]) for i in range(4) for j in range(4) if abs(i - j) <= 1}
+    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 240).all() and (left + width <= 320).all()
+    small = (height == 158) & (width == 158)
+    places = {(round((240 - 158) * y), round((320 - 158) * x)) for y in (0, 0.5, 1) for x in (0, 0.5, 1)}
+    places |= {(int((240 - 158) * y), int((320 - 158) * x)) for y in (0.25, 0.75) for x in (0.25, 0.75)}
+    assert set(zip(top[small], left[small], strict=True)) == places
+
+
+def test_a_multi_scale_box_of_a_tiny_image_has_a_pixel():
+    boxes = jax.vmap(lambda key: crop.multi_scale_box(key, jnp.asarray([1, 5])))(jax.random.split(jax.random.key(0), 50))
+    assert (boxes[:, 2:] >= 1).all() and (boxes[:, :2] + boxes[:, 2:] <= jnp.asarray([1, 5])).all()

@@ -38,15 +38,14 @@ def setting():
 def test_merged_logits_are_the_mean_of_the_single_views(setting):
     task, view, params, batch = setting
     got = jax.jit(merged(task, view, CLIPS, CROPS))(params, batch)
+    answer = jax.jit(lambda rows: task.apply({'params': params}, rows, method='logits')[0])
     single = []
     for clip in range(CLIPS):
         rows = {name: x[clip::CLIPS] for name, x in batch.items()}
-        for left in (0, 4, 8):  # the long side is 20 wide, a view shows 12 of it
-            cut = rows | dict(video=rows['video'][..., left : left + 12, :], size=np.full((3, 2), 12, np.int32))
-            shown = view(jax.random.key(0), cut, train=False, eval_crop=1.0)
-            single.append(task.apply({'params': params}, shown, method='logits')[0])
+        for place in (0.0, 0.5, 1.0):
+            single.append(answer(view(jax.random.key(0), rows, train=False, eval_crop=1.0, eval_place=place)))
     assert np.ptp(single, axis=0).min() > 1e-3  # the views do differ
-    np.testing.assert_allclose(got, np.mean(single, 0), atol=0.02)  # a cut view has other pixels just beyond its edge
+    np.testing.assert_allclose(got, np.mean(single, 0), atol=1e-5)
 
 
 def test_one_view_is_the_centre_of_the_config(setting):
@@ -76,6 +75,6 @@ def test_the_picture_of_a_confusion_matrix_is_dark_where_the_counts_are():
     plain = confusion(np.zeros((3, 3), int), ['left', 'right', 'a longer name'])
     drawn = confusion(np.diag([5, 0, 0]), ['left', 'right', 'a longer name'])
     assert plain.shape[-1] == 3 and plain.dtype == np.uint8
-    changed = (plain != drawn).any(-1)
-    rows, columns = np.nonzero(changed[30:])
-    assert changed[30:].any() and np.ptp(rows) < 24 and np.ptp(columns) < 24  # one cell, below the title
+    width = min(plain.shape[1], drawn.shape[1])  # the title of one is longer
+    rows, columns = np.nonzero((plain[30:, :width] != drawn[30:, :width]).any(-1))  # below the title
+    assert len(rows) and np.ptp(rows) < 24 and np.ptp(columns) < 24  # one cell
