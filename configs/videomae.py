@@ -10,12 +10,11 @@ from configs.base import base, size_and_patch, vit
 
 KINETICS, EPOCHS, BATCH = 240_436, 1600, 1024
 FRAMES, TUBELET = 16, 2
-PATCHES = dict(tiny=8)  # where they are not 16
-DECODERS = dict(tiny=(64, 2, 4), s=(192, 4, 3), b=(384, 4, 6), l=(512, 4, 8), h=(640, 4, 8))  # width, depth, heads
+DECODERS = dict(tiny=(64, 2, 2), s=(192, 4, 3), b=(384, 4, 6), l=(512, 4, 8), h=(640, 4, 8))  # width, depth, heads
 
 
-def get_config(variant: str = 'vit_b16', decoders: dict = DECODERS, patches: dict = PATCHES):
-    size, patch = size_and_patch(variant, tuple(decoders), patches)
+def get_config(variant: str = 'vit_b16', decoders: dict = DECODERS, patches: dict = {}):
+    size, patch = size_and_patch(variant, tuple(decoders), patches)  # patches of 16 where it says nothing
     c = base()
     c.data.update(
         path='builtin:moving_digits',
@@ -68,10 +67,11 @@ def evaluations(c) -> None:
 
 def tiny(c) -> None:
     """Minutes on two cores."""
-    c.encoder = vit(width=96, depth=4, heads=4, class_token=False, positions='sinusoid', grid=c.encoder.grid)
+    c.encoder = vit(width=96, depth=4, heads=3, class_token=False, positions='sinusoid', grid=c.encoder.grid)
     c.data.reader.stride, c.data.eval_reader.stride = 1, 1
     c.data.update(batch_size=32, cpu_batch_size=0)
     c.augment.update(crop=None, eval_crop=1.0)
+    c.mask.ratio = 0.75
     c.total_steps, c.schedule.warmup_steps, c.schedule.lr, c.dtype = 1000, 50, 8e-3, 'float32'
     c.log_every, c.eval_every, c.checkpoint_every = 20, 500, 500
     c.smaller = ''

@@ -17,6 +17,7 @@ def get_config():
     c.tokenizer.update(patch=CUBE, native=GRID)
     c.encoder = vit(width=128, depth=6, heads=2, class_token=False, positions='sinusoid', grid=GRID)
     c.terms.pixels.predictor.update(width=64, depth=2, heads=1, grid=GRID)
+    c.terms.pixels.target = dict(name='pixels', key='video', norm=False)  # flat ground, normalised, is the codec's noise
     c.data.update(image_size=(SIDE, SIDE), canvas=(SIDE, SIDE), channels=1, mean=(0.1,), std=(0.25,), batch_size=64)
     c.data.reader.update(frames=FRAMES, sampling='segment', clips=4)
     c.data.eval_reader.sampling = 'segment'

@@ -9,7 +9,7 @@ laptop), s, b, l, h, g.
 """
 
 from configs.base import vit
-from configs.videomae import DECODERS, PATCHES
+from configs.videomae import DECODERS
 from configs.videomae import get_config as videomae
 
 HYBRID, EPOCHS, BATCH = 1_348_000, 1200, 8192
@@ -17,7 +17,7 @@ G_DECODER = (512, 4, 8)
 
 
 def get_config(variant: str = 'vit_g14'):
-    c = videomae(variant, DECODERS | dict(g=G_DECODER), PATCHES | dict(g=14, h=14))
+    c = videomae(variant, DECODERS | dict(g=G_DECODER), dict(g=14))
     c.mask = dict(name='running_cell', ratio=0.9, decoder_ratio=0.5)
     if not c.encoder.size:
         return c
