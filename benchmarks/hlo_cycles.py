@@ -11,7 +11,12 @@ from typing import NamedTuple
 
 BYTES_PER_CYCLE = dict(v5e=140, v5p=300, v6e=200)  # what copies that do have an estimate reach
 CLOCK = dict(v5e=1.50e9, v5p=1.75e9, v6e=1.75e9)  # at which large bf16 products meet the public peak
-WITHOUT_ESTIMATE = ('sort', 'gather', 'scatter', 'custom-call')
+WITHOUT_ESTIMATE = ('sort', 'gather', 'scatter')
+FREE_CALLS = (
+    'AllocateBuffer',
+    'AsyncCollectiveStart',
+    'AsyncCollectiveDone',
+)  # the compiler's own custom calls, which do no work
 MOVES = ('copy', 'reshape', 'transpose')
 SMALL = 1 << 17  # bytes; moves of less are not charged
 
@@ -45,7 +50,7 @@ class Cost(NamedTuple):
     cycles: estimated ones, and those charged for moves without an estimate.
     charged: the latter alone.
     top: cycles by (name of the operation, shape of its result).
-    without_estimate: how often each operation of `WITHOUT_ESTIMATE` and each collective stands in the program.
+    without_estimate: how often each operation of `WITHOUT_ESTIMATE`, custom call and collective stands in the program.
     guessed: loops of unknown length, counted once.
     """
 
@@ -77,7 +82,7 @@ def size(shape: str) -> int:
 
 
 def trips(loop: Instruction, computations: dict) -> int | None:
-    """Times a loop runs: as the compiler says, or the one constant its condition compares a counter with."""
+    """Times a loop runs: as the compiler says, or the one constant its condition compares a counter with, which is to count from 0 by 1."""
     if found := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest):
         return int(found[1])
     condition = computations[loop.called('condition')].values()
@@ -118,5 +123,7 @@ def cost(text: str, generation: str) -> Cost:
             if re.match(r'all-|reduce-scatter|collective-', i.op) and not i.op.endswith('-done'):
                 without[i.op] += times
     for op in WITHOUT_ESTIMATE:
-        without[op] = len(re.findall(rf' {op}\(', text))
+        without[op] += len(re.findall(rf' {op}\(', text))
+    for target in re.findall(r'custom_call_target="([^"]*)"', text):
+        without['custom-call' if target not in FREE_CALLS else target] += 1
     return Cost(sum(top.values()) + charged, charged, top, without, guessed)
