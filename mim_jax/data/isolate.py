@@ -5,7 +5,6 @@ started by a worker that is daemonic itself.
 """
 
 import ctypes
-import math
 import mmap
 import os
 import pickle
@@ -15,18 +14,18 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
-
-import numpy as np
 
 from mim_jax.data.image import Unreadable, reason
 from mim_jax.errors import RunError
 
 _GROWTH = 512 << 20  # bytes of memory that a child may have gained since its first call
 _START = 120.0  # seconds
+_ALIGNED = 64  # bytes
 # the package without its __init__, which imports Grain and with it JAX: seconds and much memory for each child
 _MAIN = """
 import sys, types
@@ -40,16 +39,16 @@ isolate.serve(*map(int, sys.argv[1:5]))
 _own = threading.local()
 
 
-def run(function: Callable, *args: Any, out: np.ndarray, timeout: float) -> Any:
-    """`function(*args, out)` in a child process of the calling thread, where `out` is an array of zeros to be filled.
+def run(function: Callable, *args: Any, timeout: float) -> Any:
+    """`function(*args)` in a child process of the calling thread.
 
     Args:
         function: found by its module and name, not of `__main__`; it and `args` are pickled.
-        out: gets what the child's array holds when the function returns; untouched if it fails.
         timeout: seconds.
 
     Returns:
-        What the function returns, pickled.
+        What the function returns, pickled, but for the data of contiguous NumPy arrays in it: these are views of memory
+        shared with the child, which this thread's next call may write over. Copy what has to last longer.
 
     Raises:
         Unreadable: the child crashed, ran out of memory or of time.
@@ -60,7 +59,7 @@ def run(function: Callable, *args: Any, out: np.ndarray, timeout: float) -> Any:
     if child is None or child.ended():
         child = _own.child = _Child()
     try:
-        return child.call(function, args, out, timeout)
+        return child.call(function, args, timeout)
     finally:
         if child.spent:
             child.end()
@@ -71,17 +70,14 @@ class _Child:
     """A process, the pipe to it and the memory shared with it; all end with this object."""
 
     def __init__(self):
-        self.pipe, theirs = Pipe()
-        self.memory, self.spent = _memory(), False
-        self.shared = _Shared(self.memory)
-        numbers = (os.getpid(), theirs.fileno(), self.memory, _GROWTH)
-        self.process = subprocess.Popen(
-            [sys.executable, '-c', _MAIN, *map(str, numbers), *sys.path],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(), self.memory),
-            env=os.environ | dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'),
-        )
+        try:
+            self.pipe, theirs = Pipe()
+            self.memory, self.spent = _memory(), False
+            self.process = _start(theirs.fileno(), self.memory)
+        except OSError as error:
+            raise RunError(f'no process for decoding can be started ({error})') from error
         theirs.close()
+        self.shared = _Shared(self.memory)
         self.end = weakref.finalize(self, _end, self.process, self.pipe, self.memory)
         try:
             if not self.pipe.poll(_START):
@@ -95,23 +91,21 @@ class _Child:
         """It was killed while it had nothing to do, which is no record's fault."""
         return self.process.poll() is not None
 
-    def call(self, function: Callable, args: tuple, out: np.ndarray, timeout: float) -> Any:
+    def call(self, function: Callable, args: tuple, timeout: float) -> Any:
         """As `run`; `spent` says whether the child is of no more use."""
-        request = pickle.dumps((function, args, out.shape, out.dtype), pickle.HIGHEST_PROTOCOL)
-        self.shared.grow(out.nbytes)
+        request = pickle.dumps((function, args), pickle.HIGHEST_PROTOCOL)
         self.spent = True  # until there is an answer, also where this thread is interrupted
         try:
             self.pipe.send_bytes(request)
             if not self.pipe.poll(timeout):
                 raise Unreadable(f'the decoder took longer than {timeout:g} s')
-            answer = self.pipe.recv_bytes()
+            spent, failed, value, sizes = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise Unreadable(f'the decoder crashed ({self._death()})') from error
-        self.spent = bool(answer[0])
-        failed, value = pickle.loads(memoryview(answer)[1:])
+        self.spent = spent
+        value = pickle.loads(value, buffers=self.shared.pieces(sizes))
         if failed:
             raise value
-        np.copyto(out, self.shared.array(out.shape, out.dtype))
         return value
 
     def _death(self) -> str:
@@ -127,18 +121,26 @@ class _Shared:
     """One side's view of the shared memory, which only grows."""
 
     def __init__(self, memory: int):
-        self.memory, self.view = memory, b''
+        self.memory, self.view = memory, memoryview(bytearray())
 
-    def grow(self, size: int) -> None:
-        if size > os.fstat(self.memory).st_size:
-            os.ftruncate(self.memory, size)
+    def pieces(self, sizes: Sequence[int]) -> list[memoryview]:
+        """Room for that many bytes each, one after another from the beginning."""
+        starts = [0, *accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]
+        if starts[-1] > len(self.view):
+            if starts[-1] > os.fstat(self.memory).st_size:
+                os.ftruncate(self.memory, starts[-1])
+            self.view = memoryview(mmap.mmap(self.memory, starts[-1]))
+        return [self.view[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 
-    def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Its beginning, as an array."""
-        count = math.prod(shape)
-        if count * dtype.itemsize > len(self.view):
-            self.view = mmap.mmap(self.memory, os.fstat(self.memory).st_size)
-        return np.frombuffer(self.view, dtype, count).reshape(shape) if count else np.empty(shape, dtype)
+
+def _start(pipe: int, memory: int) -> subprocess.Popen:
+    numbers = (os.getpid(), pipe, memory, _GROWTH)
+    return subprocess.Popen(
+        [sys.executable, '-c', _MAIN, *map(str, numbers), *sys.path],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(pipe, memory),
+        env=os.environ | dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'),
+    )
 
 
 def _end(process: subprocess.Popen, pipe: Connection, memory: int) -> None:
@@ -171,18 +173,22 @@ def serve(parent: int, pipe: int, memory: int, growth: int) -> None:
         answer = _answer(request, shared)
         used = _resident()
         first = used if first is None else first
-        pipe.send_bytes(bytes([used > first + growth]) + answer)
+        pipe.send((used > first + growth, *answer))
 
 
-def _answer(request: bytes, shared: '_Shared') -> bytes:
-    """The pickled (failed, value) of a call."""
+def _answer(request: bytes, shared: _Shared) -> tuple[bool, bytes, list[int]]:
+    """(failed, the pickled value or error, bytes of each of its arrays in the shared memory) of a call."""
     try:
-        function, args, shape, dtype = pickle.loads(request)
-        out = shared.array(shape, dtype)
-        out.fill(0)
-        return pickle.dumps((False, function(*args, out)), pickle.HIGHEST_PROTOCOL)
+        function, args = pickle.loads(request)
+        buffers = []
+        value = pickle.dumps(function(*args), protocol=5, buffer_callback=buffers.append)
+        arrays = [buffer.raw() for buffer in buffers]
+        sizes = [array.nbytes for array in arrays]
+        for piece, array in zip(shared.pieces(sizes), arrays, strict=True):
+            piece[:] = array
+        return False, value, sizes
     except Exception as error:
-        return pickle.dumps((True, _portable(error)), pickle.HIGHEST_PROTOCOL)
+        return True, pickle.dumps(_portable(error), pickle.HIGHEST_PROTOCOL), []
 
 
 def _follow(parent: int) -> None:

@@ -178,7 +178,7 @@ class Collate:
                 name, data, known = self.source[index]
                 draw = None if self.seed is None else (self.seed, first + record)
                 notes = self.reader(data, draw, {key: batch[key][rows] for key in self.reader.row})
-            except (InputError, MemoryError):
+            except (InputError, RunError, MemoryError):
                 raise
             except Exception as error:  # decoders raise nearly anything on a broken file; the report keeps what and why
                 report.bad.append((self.source.name(index), reason(error)))

@@ -91,14 +91,30 @@ class VideoReader:
         Raises:
             Unreadable or what the decoder raises: this record is bad.
         """
-        if isinstance(data, bytes):
-            data = np.load(BytesIO(data), allow_pickle=False) if data[:6] == _NPY else Video(data)
-        if isinstance(data, np.ndarray):
-            out['size'][:] = from_array(data, draw, self.times, self.size, out['video'])
-            return ()
-        how = dict(backend=self.backend, **self.size)
-        out['size'][:] = isolate.run(from_file, data, draw, self.times, how, out=out['video'], timeout=self.timeout)
+        data = opened(data)
+        if isinstance(data, Video):
+            how = dict(backend=self.backend, **self.size)
+            frames = isolate.run(from_file, data, draw, self.times, how, timeout=self.timeout)
+        else:
+            frames = from_array(data, draw, self.times, self.size)
+        _, height, width, _ = frames.shape
+        out['size'][:] = height, width
+        out['video'][:, :, :height, :width] = frames.reshape(*out['video'].shape[:2], *frames.shape[1:])
         return ()
+
+
+def opened(data: Video | bytes | np.ndarray) -> Video | np.ndarray:
+    """Bytes as the file or the array uint8[T, h, w] or [T, h, w, C] that they are.
+
+    Raises:
+        Unreadable: an array that is no video.
+        ValueError or EOFError: a broken NPY file.
+    """
+    if isinstance(data, bytes):
+        data = np.load(BytesIO(data), allow_pickle=False) if data[:6] == _NPY else Video(data)
+    if isinstance(data, np.ndarray) and (data.ndim not in (3, 4) or data.dtype != np.uint8 or not data.size):
+        raise Unreadable(f'array {data.dtype}{list(data.shape)}; a video has to be uint8 [T, h, w] or [T, h, w, C]')
+    return data
 
 
 def moments(info: Info, draw: tuple[int, int] | None, *, sampling: str, **how) -> np.ndarray:
@@ -106,28 +122,31 @@ def moments(info: Info, draw: tuple[int, int] | None, *, sampling: str, **how) -
     return SAMPLINGS[sampling](info, None if draw is None else np.random.default_rng(draw), **how).ravel()
 
 
-def from_file(video: Video, draw: tuple[int, int] | None, times: dict, how: dict, out: np.ndarray) -> tuple[int, int]:
-    """Clips of a file into out uint8[clips, T, *canvas, C]; gives (height, width). Runs in a child process."""
-    frames, _ = read(video, lambda info: moments(info, draw, **times), **how)
-    return _place(frames, out)
+def from_file(video: Video, draw: tuple[int, int] | None, times: dict, how: dict) -> np.ndarray:
+    """Clips of a file, one after another: uint8[clips * T, h, w, C]. Runs in a child process."""
+    return read(video, lambda info: moments(info, draw, **times), **how)[0]
 
 
-def from_array(array: np.ndarray, draw: tuple[int, int] | None, times: dict, size: dict, out: np.ndarray):
-    """Clips of an array uint8[T, h, w] or [T, h, w, C], as `from_file`."""
-    if array.ndim not in (3, 4) or array.dtype != np.uint8 or not array.size:
-        raise Unreadable(
-            f'array {array.dtype}{list(array.shape)}; a video has to be uint8 [T, h, w] or [T, h, w, C]'
-        )
-    if min(array.shape[1:3]) < size['min_side']:
-        raise Unreadable(f'{array.shape[1]} x {array.shape[2]} pixels, smaller than data.min_side={size["min_side"]}')
-    seconds = moments(Info(len(array) / ARRAY_RATE, ARRAY_RATE, *array.shape[1:3]), draw, **times)
-    frames = array[np.minimum((seconds * ARRAY_RATE).astype(int), len(array) - 1)]
-    frames = frames[..., None] if frames.ndim == 3 else frames
-    small = fit(*array.shape[1:3], size['canvas'])
-    return _place(np.stack([shrink(to_channels(frame, size['channels'])[0], small) for frame in frames]), out)
+def from_array(array: np.ndarray, draw: tuple[int, int] | None, times: dict, size: dict) -> np.ndarray:
+    """Clips of an array that `opened` let through, as `from_file`."""
+    info = array_info(array)
+    if min(info.height, info.width) < size['min_side']:
+        raise Unreadable(f'{info.height} x {info.width} pixels, smaller than data.min_side={size["min_side"]}')
+    rows = (moments(info, draw, **times) * ARRAY_RATE).astype(int)
+    return array_frames(array, np.minimum(rows, len(array) - 1), size['canvas'], size['channels'])
 
 
-def _place(frames: np.ndarray, out: np.ndarray) -> tuple[int, int]:
-    _, height, width, _ = frames.shape
-    out[:, :, :height, :width] = frames.reshape(*out.shape[:2], *frames.shape[1:])
-    return height, width
+def array_info(array: np.ndarray) -> Info:
+    """Of an array uint8[T, h, w] or [T, h, w, C]."""
+    return Info(len(array) / ARRAY_RATE, ARRAY_RATE, *array.shape[1:3])
+
+
+def array_frames(array: np.ndarray, rows: np.ndarray, canvas: tuple[int, int], channels: int) -> np.ndarray:
+    """Rows i[N] of an array uint8[T, h, w] or [T, h, w, C], reduced to fit the canvas: uint8[N, h, w, channels].
+
+    Raises:
+        Unreadable: another number of channels that cannot be converted.
+    """
+    frames = array[rows].reshape(-1, *array.shape[1:3], array.shape[3] if array.ndim == 4 else 1)
+    small = fit(*array.shape[1:3], canvas)
+    return np.stack([shrink(to_channels(frame, channels)[0], small) for frame in frames])

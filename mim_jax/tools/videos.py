@@ -11,14 +11,11 @@ import numpy as np
 
 from mim_jax.data import isolate
 from mim_jax.data.decoders import Info, encode, read
-from mim_jax.data.image import Unreadable, fit, shrink, to_channels
+from mim_jax.data.image import shrink
 from mim_jax.data.player import PyAV
 from mim_jax.data.sources.base import Video
-from mim_jax.data.video import ARRAY_RATE
+from mim_jax.data.video import array_frames, array_info, opened
 from mim_jax.errors import InputError
-
-_NPY = b'\x93NUMPY'
-_NOTHING = np.zeros(0, np.uint8)
 
 
 class Look(NamedTuple):
@@ -43,14 +40,12 @@ def look(data: Video | bytes | np.ndarray, *, channels: int, frames: int, side: 
     """
     data = opened(data)
     if isinstance(data, Video):
-        return isolate.run(_look, data, channels, frames, side, out=_NOTHING, timeout=timeout)
+        seen = isolate.run(_look, data, channels, frames, side, timeout=timeout)
+        return seen._replace(moments=seen.moments.copy())
     channels = channels or (data.shape[-1] if data.ndim == 4 else 1)
-    some = data[np.linspace(0, len(data) - 1, min(frames, len(data))).round().astype(int)]
-    some = some[..., None] if some.ndim == 3 else some
-    small = fit(*data.shape[1:3], (side, side))
-    some = np.stack([shrink(to_channels(frame, channels)[0], small) for frame in some])
-    info = Info(len(data) / ARRAY_RATE, ARRAY_RATE, *data.shape[1:3])
-    return Look('array', str(data.dtype), channels, info, _moments(some))
+    rows = np.linspace(0, len(data) - 1, min(frames, len(data))).round().astype(int)
+    some = array_frames(data, rows, (side, side), channels)
+    return Look('array', str(data.dtype), channels, array_info(data), _moments(some))
 
 
 def repack(
@@ -78,7 +73,7 @@ def repack(
     how = {key: value for key, value in dict(short_side=short_side, fps=fps, keyframes=keyframes).items() if value}
     how |= {} if crf is None else dict(crf=crf)
     if how or (data.start, data.end) != (0.0, None):
-        return isolate.run(_encode, data, how, out=_NOTHING, timeout=timeout)
+        return isolate.run(partial(encode, **how), data, timeout=timeout)
     look(data, channels=0, frames=3, side=64, timeout=timeout)
     if isinstance(data.file, bytes):
         return data.file
@@ -91,20 +86,7 @@ def first_frame(data: bytes, timeout: float) -> None:
     look(data, channels=0, frames=1, side=64, timeout=timeout)
 
 
-def opened(data: Video | bytes | np.ndarray) -> Video | np.ndarray:
-    """Bytes as the file or the array that they are.
-
-    Raises:
-        Unreadable: an array that is no video.
-    """
-    if isinstance(data, bytes):
-        data = np.load(BytesIO(data), allow_pickle=False) if data[:6] == _NPY else Video(data)
-    if isinstance(data, np.ndarray) and (data.ndim not in (3, 4) or data.dtype != np.uint8 or not data.size):
-        raise Unreadable(f'array {data.dtype}{list(data.shape)}; a video has to be uint8 [T, h, w] or [T, h, w, C]')
-    return data
-
-
-def _look(video: Video, channels: int, frames: int, side: int, out: np.ndarray) -> Look:
+def _look(video: Video, channels: int, frames: int, side: int) -> Look:
     """In the child."""
     some, info = read(video, partial(_spread, frames), (side, side), channels=channels or 3)
     with PyAV(video.file) as player:
@@ -112,11 +94,6 @@ def _look(video: Video, channels: int, frames: int, side: int, out: np.ndarray) 
     if not channels and (codec.pix_fmt or '').startswith('gray'):
         some = some[..., :1]
     return Look(kind, codec.name, some.shape[-1], info, _moments(some))
-
-
-def _encode(video: Video, how: dict, out: np.ndarray) -> bytes:
-    """In the child."""
-    return encode(video, **how)
 
 
 def _spread(frames: int, info: Info) -> np.ndarray:

@@ -11,7 +11,7 @@ from mim_jax.data.decoders import Info
 from mim_jax.data.image import Unreadable
 from mim_jax.data.sources.base import Video
 from mim_jax.data.video import ARRAY_RATE, moments
-from mim_jax.errors import InputError
+from mim_jax.errors import InputError, RunError
 from tests.data.videos import decoded, number, numbers, picture, write
 
 CANVAS = (48, 64)
@@ -216,6 +216,15 @@ def test_arrays_take_no_process(monkeypatch):
     rows, bad = rows_of(batches(source, VideoReader(canvas=(64, 64), stride=1), batch_size=8, steps=2))
     assert rows['valid'].all() and not bad and rows['video'].shape == (16, 16, 64, 64, 3)
     assert ARRAY_RATE == 25.0
+
+
+def test_no_process_for_decoding_is_no_records_fault(folder, monkeypatch):
+    def run(*args, **options):
+        raise RunError('no process for decoding can be started')
+
+    monkeypatch.setattr('mim_jax.data.isolate.run', run)
+    with pytest.raises(RunError, match='no process for decoding can be started'):
+        rows_of(one_pass(open_source(str(folder), media='video'), reader(), batch_size=7))
 
 
 def test_decoded_pixels_are_those_of_a_plain_decode(film):

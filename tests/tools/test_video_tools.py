@@ -123,6 +123,16 @@ def test_nothing_readable(tmp_path, capsys):
     assert 'no readable record' in capsys.readouterr().err
 
 
+def test_what_was_seen_lasts(tmp_path):
+    """Though the memory it came in belongs to the next call."""
+    seen = []
+    for k in (1, 9):
+        write(tmp_path / f'{k}.mp4', k + 1, size=SIZE)
+        seen.append(videos.look(Video(str(tmp_path / f'{k}.mp4')), channels=0, frames=2, side=64, timeout=20.0))
+    assert (seen[0].info.duration, seen[1].info.duration) == (2 / 25, 10 / 25)
+    assert (seen[0].moments != seen[1].moments).all()
+
+
 # pack
 
 
