@@ -33,9 +33,10 @@ OUT = flags.DEFINE_string('out', 'benchmarks/results/video_input.md', 'table')
 WORK = flags.DEFINE_string('work', '/tmp/video_input', 'where packed copies and the long video go')
 CANVAS = flags.DEFINE_list('canvas', ['120', '160'], 'height and width that hold the frames of the short videos')
 TURNS = flags.DEFINE_integer('turns', 5, 'turns of each, after one to warm up')
+LONG_TURNS = flags.DEFINE_integer('long_turns', 3, 'the same of the long video')
 CLIPS = flags.DEFINE_integer('clips', 480, 'clips of a turn')
-LONG_CLIPS = flags.DEFINE_integer('long_clips', 32, 'clips of a turn of the long video; 0 = leave it out')
-SECONDS = flags.DEFINE_integer('seconds', 40, 'of the long video')
+LONG_CLIPS = flags.DEFINE_integer('long_clips', 16, 'clips of a turn of the long video; 0 = leave it out')
+SECONDS = flags.DEFINE_integer('seconds', 20, 'of the long video')
 
 FRAMES, BATCH, SIDE, KEYFRAMES = 16, 16, 256, 12
 CORES = len(os.sched_getaffinity(0))
@@ -74,10 +75,10 @@ def piped(source, reader: VideoReader, count: int) -> None:
         assert batch['valid'].all(), report.bad
 
 
-def take_turns(ways: dict[str, Callable], count: int) -> dict[str, list[tuple[float, float]]]:
+def take_turns(ways: dict[str, Callable], count: int, turns: int) -> dict[str, list[tuple[float, float]]]:
     """(clips a second, milliseconds of CPU time a clip) of each turn of each way."""
     found = {name: [] for name in ways}
-    for turn in range(TURNS.value + 1):
+    for turn in range(turns + 1):
         for name, way in ways.items():
             start, before = time.perf_counter(), cpu_seconds()
             way()
@@ -95,14 +96,14 @@ def cpu_seconds() -> float:
 
 def long_video(folder: Path) -> Path:
     """A textured scene that moves: H.264, 1080 lines, 30 frames per second, key frames where x264 puts them."""
-    path = folder / f'scene_{SECONDS.value}.mp4'
+    path, part = folder / 'scene.mp4', folder / 'scene.part'
     if path.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     scene = np.kron(rng.integers(0, 256, (70, 130, 3), np.uint8), np.ones((32, 32, 1), np.uint8))
     scene += rng.integers(0, 24, scene.shape, np.uint8)
-    with av.open(str(path), 'w') as container:
+    with av.open(str(part), 'w', format='mp4') as container:
         stream = container.add_stream('libx264', rate=30, options=dict(preset='veryfast'))
         stream.width, stream.height, stream.pix_fmt = 1920, 1080, 'yuv420p'
         for k in range(30 * SECONDS.value):
@@ -110,6 +111,7 @@ def long_video(folder: Path) -> Path:
             view = np.ascontiguousarray(scene[top : top + 1080, left : left + 1920])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(view, format='rgb24')))
         container.mux(stream.encode())
+    part.rename(path)
     return folder
 
 
@@ -117,11 +119,11 @@ def packed(source: Path, name: str, **how):
     """The records of a packed copy, which is made once."""
     copy = Path(WORK.value) / name
     if not copy.exists():
-        pack(str(source), copy, 'video', how, workers=CORES)
+        pack(str(source), copy, 'video', dict(how, timeout=600.0), workers=CORES)
     return open_source(str(copy), media='video')
 
 
-def measure(folder: Path, count: int, copies: dict[str, dict], **how) -> dict[str, list]:
+def measure(folder: Path, count: int, turns: int, copies: dict[str, dict], **how) -> dict[str, list]:
     """Bare, piped, and piped from packed copies."""
     source, reader = open_source(str(folder), media='video'), VideoReader(frames=FRAMES, timeout=600.0, **how)
     with get_context('spawn').Pool(CORES) as pool:
@@ -132,7 +134,7 @@ def measure(folder: Path, count: int, copies: dict[str, dict], **how) -> dict[st
         for name, options in copies.items():
             copy = packed(folder, f'{folder.name}_{"_".join(map(str, options.values()))}', **options)
             ways[f'pipeline, packed {name}'] = partial(piped, copy, reader, count)
-        return take_turns(ways, count)
+        return take_turns(ways, count, turns)
 
 
 def table(found: dict[str, list]) -> list[str]:
@@ -148,26 +150,39 @@ def table(found: dict[str, list]) -> list[str]:
     return lines
 
 
-def main(_):
+def long_part() -> list[str]:
+    folder = long_video(Path(WORK.value) / f'long_{SECONDS.value}')
     keyed = dict(short_side=SIDE, keyframes=KEYFRAMES)
-    short = measure(
-        Path(VIDEOS.value), CLIPS.value, {'as they are': {}, f'with a key frame every {KEYFRAMES}': keyed}, stride=3
+    copies = {f'at short side {SIDE} with a key frame every {KEYFRAMES}': keyed}
+    found = measure(folder, LONG_CLIPS.value, LONG_TURNS.value, copies, canvas=(SIDE, 456), stride=4)
+    return [
+        f'\nOne video of {SECONDS.value} s, 1920 × 1080, 30 frames a second, stride 4, {LONG_CLIPS.value} clips a turn, '
+        f'{LONG_TURNS.value} turns:\n',
+        *table(found),
+    ]
+
+
+def machine() -> str:
+    info = Path('/proc/cpuinfo').read_text().splitlines()
+    cpu = next((line.split(': ')[1] for line in info if 'model name' in line), platform.machine())
+    return (
+        f'{CORES} cores of {cpu}, load {os.getloadavg()[1]:.1f} in the last five minutes; Python {platform.python_version()}, '
+        f'PyAV {version("av")}, NumPy {version("numpy")}, Grain {version("grain")}.'
     )
-    long = measure(long_video(Path(WORK.value) / 'long'), LONG_CLIPS.value,
-                   {f'at short side {SIDE} with a key frame every {KEYFRAMES}': keyed}, canvas=(SIDE, 456), stride=4)  # fmt: skip
-    cpu = next(
-        (line.split(': ')[1] for line in Path('/proc/cpuinfo').read_text().splitlines() if 'model name' in line), ''
-    )
+
+
+def main(_):
+    name, canvas = Path(VIDEOS.value).name, tuple(map(int, CANVAS.value))
+    copies = {'as they are': {}, f'with a key frame every {KEYFRAMES}': dict(short_side=SIDE, keyframes=KEYFRAMES)}
+    short = measure(Path(VIDEOS.value), CLIPS.value, TURNS.value, copies, canvas=canvas, stride=3)
+    long = long_part() if LONG_CLIPS.value else []
     lines = [
-        f'# Input of videos\n\n    python benchmarks/video_input.py --videos={Path(VIDEOS.value).name}\n',
-        f'Clips of {FRAMES} frames at random places, batches of {BATCH}. {TURNS.value} turns of each way, one after another. '
-        f'{CORES} cores of {cpu or platform.machine()}, shared with other work; Python {platform.python_version()}, '
-        f'PyAV {version("av")}, NumPy {version("numpy")}, Grain {version("grain")}. The CPU time counts all processes, and hardly '
-        'depends on what else the machine does.\n',
-        f'`{Path(VIDEOS.value).name}`: short videos, stride 3, {CLIPS.value} clips a turn:\n',
+        f'# Input of videos\n\n    python benchmarks/video_input.py --videos={name} --canvas={",".join(CANVAS.value)}\n',
+        f'Clips of {FRAMES} frames at random places, batches of {BATCH}; all ways take turns. {machine()} The CPU time counts all '
+        'processes, and depends less on what else the machine does than the clips a second do.\n',
+        f'`{name}`: short videos, stride 3, canvas {canvas[0]} × {canvas[1]}, {CLIPS.value} clips a turn, {TURNS.value} turns:\n',
         *table(short),
-        f'\nOne video of {SECONDS.value} s, 1920 × 1080, 30 frames a second, stride 4, {LONG_CLIPS.value} clips a turn:\n',
-        *table(long),
+        *long,
     ]
     Path(OUT.value).write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
