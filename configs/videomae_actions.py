@@ -8,26 +8,27 @@ Made for UTD-MHAD depth video (27 actions, 96 px, 2 s): eight frames spread over
 from configs.base import vit
 from configs.videomae import get_config as videomae
 
-FRAMES, SIDE, CUBE = 8, 96, (2, 16, 16)
+FRAMES, SIDE, CUBE = 8, 32, (2, 8, 8)
 GRID = (FRAMES // CUBE[0], SIDE // CUBE[1], SIDE // CUBE[2])
 
 
 def get_config():
     c = videomae('tiny')
     c.tokenizer.update(patch=CUBE, native=GRID)
-    c.encoder = vit(width=128, depth=6, heads=2, class_token=False, positions='sinusoid', grid=GRID)
-    c.terms.pixels.predictor.update(width=64, depth=2, heads=1, grid=GRID)
+    c.encoder = vit(width=64, depth=3, heads=2, class_token=False, positions='sinusoid', grid=GRID)
+    c.terms.pixels.predictor.update(width=32, depth=1, heads=1, grid=GRID)
+    c.mask.ratio = 0.75
     c.terms.pixels.target = dict(name='pixels', key='video', norm=False)  # flat ground, normalised, is the codec's noise
-    c.data.update(image_size=(SIDE, SIDE), canvas=(SIDE, SIDE), channels=1, mean=(0.1,), std=(0.25,), batch_size=64)
+    c.data.update(image_size=(SIDE, SIDE), canvas=(96, 96), channels=1, mean=(0.1,), std=(0.25,), batch_size=64)
     c.data.reader.update(frames=FRAMES, sampling='segment', clips=4)
     c.data.eval_reader.sampling = 'segment'
-    c.augment.update(crop='random_resized', scale=(0.6, 1.0), eval_crop=1.0)
+    c.augment.update(crop='random_resized', scale=(0.5, 0.8), eval_crop=0.8)
     c.total_steps, c.schedule.warmup_steps, c.schedule.lr = 10_000, 500, 4e-3
     c.log_every, c.eval_every, c.checkpoint_every = 50, 10_000, 500
     for tune in (c.evals.finetune, c.evals.scratch):
         tune.update(steps=500, batch_size=32, lr=4e-3, drop_path=0.0, mixup=0.0, cutmix=0.0, clips=2, crops=1)
         tune.reader = dict(clips=1)
-        tune.augment = dict(crop='random_resized', scale=(0.6, 1.0))
+        tune.augment = dict(crop='random_resized', scale=(0.5, 0.8))
     c.evals.finetune.layer_decay = 0.75
     c.evals.still = dict(c.evals.finetune.to_dict(), name='finetune', metric='still', reader=dict(clips=1, sampling='still'))
     c.evals_often, c.evals_last = ('reconstruction',), ('knn', 'linear_probe', 'finetune', 'scratch', 'still')
