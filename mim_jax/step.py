@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array
 
-from mim_jax import optim
+from mim_jax import optim, sharding
 
 KEPT_FEATURES = 256  # rows of pooled features a step hands out for the collapse monitor
 
@@ -52,7 +53,8 @@ def make_loss(objective, augment: Callable) -> Callable:
     def loss(params, batch, keys):
         drop_path, draw, crop = (jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in range(3))
         batch = augment(crop, batch, train=True)
-        return objective.apply({'params': params}, batch, draw, train=True, rngs={'drop_path': drop_path[0]})
+        with nn.intercept_methods(sharding.keep_rows):
+            return objective.apply({'params': params}, batch, draw, train=True, rngs={'drop_path': drop_path[0]})
 
     return loss
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mim_jax import compile
+from mim_jax import compile, sharding, train
 from mim_jax.errors import InputError
+from tests import checks
 
 
 def lowered(tried, rows, per_row, fixed=0.0, too_large_to_compile=math.inf):
@@ -101,3 +102,16 @@ def test_flops_are_those_of_the_products():
         config, Objective(), lambda key, batch, train: {'image': batch['image'] + jnp.float32(0)}, params
     )
     assert flops == 3 * 2 * (4 * 5 + 5)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_parameters_cut_over_fsdp_are_gathered_and_tokens_are_not(scan):
+    config = checks.tiny('videomae_v2')
+    config.data.batch_size, config.micro_batch = 24, 3
+    config.encoder.update(scan=scan, remat='full')
+    mesh = sharding.make_mesh(1, 8, 1)
+    with jax.set_mesh(mesh):
+        text = compile.train_step(config, *train.parts(config, mesh), mesh).call.as_text()
+    in_blocks = [line for line in text.splitlines() if '/blocks/' in line]
+    assert not [line for line in in_blocks if '= f32[24,' in line]  # never the rows of all devices
+    assert [line for line in in_blocks if '= f32[3,' in line] and 'all-gather' in text
