@@ -73,7 +73,9 @@ def memory(step) -> dict[str, float]:
 def main(_):
     config, mesh = CONFIG.value, make_mesh()
     adapt(config, mesh.size)
-    compile.device_memory = lambda: math.inf  # the compiler refuses what does not fit a chip; this host's memory is no matter
+    compile.device_memory = lambda: (
+        math.inf
+    )  # the compiler refuses what does not fit a chip; this host's memory is no matter
     start = time.time()
     with jax.set_mesh(mesh):
         objective, augment, abstract = train.parts(config, mesh)

@@ -10,11 +10,12 @@ from configs.base import base, size_and_patch, vit
 
 KINETICS, EPOCHS, BATCH = 240_436, 1600, 1024
 FRAMES, TUBELET = 16, 2
+PATCHES = dict(h=16)  # images take 14
 DECODERS = dict(tiny=(64, 2, 2), s=(192, 4, 3), b=(384, 4, 6), l=(512, 4, 8), h=(640, 4, 8))  # width, depth, heads
 
 
-def get_config(variant: str = 'vit_b16', decoders: dict = DECODERS, patches: dict = {}):
-    size, patch = size_and_patch(variant, tuple(decoders), patches)  # patches of 16 where it says nothing
+def get_config(variant: str = 'vit_b16', decoders: dict = DECODERS, patches: dict = PATCHES):
+    size, patch = size_and_patch(variant, tuple(decoders), patches)
     c = base()
     c.data.update(
         path='builtin:moving_digits',
@@ -23,7 +24,14 @@ def get_config(variant: str = 'vit_b16', decoders: dict = DECODERS, patches: dic
         canvas=(256, 340),
         workers=0,
         reader=dict(
-            name='VideoReader', frames=FRAMES, stride=4, sampling='dense', clips=1, fps=0.0, backend='pyav', timeout=60.0
+            name='VideoReader',
+            frames=FRAMES,
+            stride=4,
+            sampling='dense',
+            clips=1,
+            fps=0.0,
+            backend='pyav',
+            timeout=60.0,
         ),
         eval_reader=dict(sampling='dense', stride=4),
     )
@@ -41,7 +49,9 @@ def get_config(variant: str = 'vit_b16', decoders: dict = DECODERS, patches: dic
                    remat='none', scan=False)  # fmt: skip
     target = dict(name='pixels', key='video', norm='channel')
     c.terms = dict(pixels=dict(predictor=decoder, target=target, loss=dict(name='mse'), on='hidden', weight=1.0))
-    c.augment = dict(name='video', crop='multi_scale', scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), flip=False, eval_crop=0.875)
+    c.augment = dict(
+        name='video', crop='multi_scale', scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), flip=False, eval_crop=0.875
+    )
     c.total_steps = EPOCHS * KINETICS // BATCH
     c.schedule.warmup_steps = 40 * KINETICS // BATCH
     c.log_every, c.eval_every, c.checkpoint_every = 20, 20 * KINETICS // BATCH, 2 * KINETICS // BATCH
@@ -56,7 +66,9 @@ def evaluations(c) -> None:
     """The paper's fine-tuning: repeated augmentation, and at test 5 clips of 3 crops."""
     for tune in (c.evals.finetune, c.evals.scratch):
         tune.update(epochs=75, batch_size=512, mixup=0.8, cutmix=1.0, clips=5, crops=3, reader=dict(clips=2))
-        tune.augment = dict(crop='random_resized', scale=(0.08, 1.0), randaugment=dict(magnitude=7.0, layers=4), erase=0.25)
+        tune.augment = dict(
+            crop='random_resized', scale=(0.08, 1.0), randaugment=dict(magnitude=7.0, layers=4), erase=0.25
+        )
     c.evals.finetune.layer_decay = 0.75
     c.evals.attentive_probe.weight_decay = 1e-2
     for name in ('knn', 'linear_probe', 'attentive_probe', 'few_shot'):

@@ -8,7 +8,6 @@ Pretraining on unlabelled video, supervised post-pretraining on a labelled mixtu
 laptop), s, b, l, h, g.
 """
 
-from configs.base import vit
 from configs.videomae import DECODERS
 from configs.videomae import get_config as videomae
 

@@ -17,7 +17,9 @@ STAGES = dict(  # classes, records, epochs, batch, learning rate per 256 clips, 
 def get_config(variant: str = 'vit_g14'):
     c = videomae_v2(variant.removesuffix('_post'))
     stage = STAGES['post' if variant.endswith('_post') else 'target']
-    c.objective = dict(name='Classification', num_classes=stage['classes'], pool='mean', mixup=0.8, cutmix=1.0, smoothing=0.1)
+    c.objective = dict(
+        name='Classification', num_classes=stage['classes'], pool='mean', mixup=0.8, cutmix=1.0, smoothing=0.1
+    )
     for slot in ('mask', 'hide', 'terms'):
         del c[slot]
     c.encoder.drop_path = 0.35

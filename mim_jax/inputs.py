@@ -53,7 +53,9 @@ class Data:
         self.bad = Bad(listing, c.path, self.train_size, c.max_bad_share)
         self.unlabelled = self._why_unlabelled()
         own = self.val_source is not None
-        self._val_bad = Bad(listing, c.val_path or f'{c.path} (validation)', len(self.val_source), 1.0) if own else self.bad
+        self._val_bad = (
+            Bad(listing, c.val_path or f'{c.path} (validation)', len(self.val_source), 1.0) if own else self.bad
+        )
         self._stream = partial(
             pipeline.batches, self.train_source, reader, batch_size=c.batch_size, seed=config.seed, **self._share
         )

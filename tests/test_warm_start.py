@@ -39,7 +39,9 @@ def test_three_stages_hand_the_encoder_on(stage, tmp_path):
     changes = dict(init=str(tmp_path / 'one'), total_steps=1)
     assert stage('videomae_v2_finetune', 'two', **changes, **{'schedule.lr': 0.0}) == 0
     (first, _), (second, _) = (runs.final(tmp_path / name) for name in ('one', 'two'))
-    there = {path.partition("['encoder']")[2]: x for path, x in first.items() if path.startswith("['params']['encoder']")}
+    there = {
+        path.partition("['encoder']")[2]: x for path, x in first.items() if path.startswith("['params']['encoder']")
+    }
     here = {path.partition("['encoder']")[2]: x for path, x in second.items() if path.startswith("['params']['classifier']['encoder']")}  # fmt: skip
     assert here and here.keys() <= there.keys()
     for path, x in here.items():  # a learning rate of 0 leaves what it was given

@@ -71,9 +71,7 @@ def start(encoder: dict | None, batch: dict, **parts) -> step.TrainState:
     return jax.jit(init, out_shardings=placed)(encoder, batch)
 
 
-def training_batches(
-    data: LabelledData, batch_size: int, steps: int, seed: int, reader: Mapping
-) -> Iterator[dict]:
+def training_batches(data: LabelledData, batch_size: int, steps: int, seed: int, reader: Mapping) -> Iterator[dict]:
     """`steps` device batches: pass after pass in new orders, the short batch at the end of a pass left out."""
     each = max(data.num_train * reader.get('clips', 1) // batch_size, 1)
     passes = (data.train(batch_size, seed=seed + epoch, steps=each, reader=reader) for epoch in itertools.count())

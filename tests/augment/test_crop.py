@@ -104,5 +104,7 @@ def test_multi_scale_boxes_are_those_of_tsn():
 
 
 def test_a_multi_scale_box_of_a_tiny_image_has_a_pixel():
-    boxes = jax.vmap(lambda key: crop.multi_scale_box(key, jnp.asarray([1, 5])))(jax.random.split(jax.random.key(0), 50))
+    boxes = jax.vmap(lambda key: crop.multi_scale_box(key, jnp.asarray([1, 5])))(
+        jax.random.split(jax.random.key(0), 50)
+    )
     assert (boxes[:, 2:] >= 1).all() and (boxes[:, :2] + boxes[:, 2:] <= jnp.asarray([1, 5])).all()
