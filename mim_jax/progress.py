@@ -153,7 +153,8 @@ class Progress:
         self._windows += 1
         if jax.process_index() != 0:
             return
-        speed = f'{metrics["train/examples_per_sec"]:.0f} examples/s  '
+        rate = metrics['train/examples_per_sec']
+        speed = f'{rate:.0f} examples/s  ' if rate >= 10 else f'{rate:.2g} examples/s  '
         if self.flops_per_example and self._peak:
             speed += f'MFU {metrics["train/mfu"]:.1%}  '
         elif self.flops_per_example:

@@ -90,7 +90,8 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 
 def test_flops_are_those_of_the_products():
     """Three times the forward pass: two products of [1, 4] x [4, 5] and [1, 5] x [5, 1]."""
-    config = SimpleNamespace(data=SimpleNamespace(batch_size=8, canvas=(2, 2), channels=1, dtype='float32'))
+    config = checks.shipped('quickstart')
+    config.data.update(batch_size=8, canvas=(2, 2), dtype='float32')
 
     class Objective:
         def apply(self, variables, batch, keys, train):

@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
 
 def config(path, **changes):
     made = importlib.import_module('configs.videomae').get_config('tiny')
+    made.tokenizer.patch = (2, 8, 8)
     made.encoder.update(TINY, grid=(2, 2, 2), positions='sinusoid')
     made.terms.pixels.predictor.update(TINY, grid=(2, 2, 2))
     made.tokenizer.native = (2, 2, 2)
