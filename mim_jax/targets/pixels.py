@@ -20,7 +20,10 @@ def patch_statistics(raw: Array, channels: int | None = None, eps: float = 1e-6)
     """
     raw = raw.astype(jnp.float32)
     values = raw.reshape(*raw.shape[:2], -1, channels or 1)
-    mean = values.mean(2)
+    first = values[
+        :, :, :1
+    ]  # differences to it are exact where a patch is flat, whose rounding errors eps would not hide
+    mean = (first + (values - first).mean(2, keepdims=True))[:, :, 0]
     var = jnp.square(values - mean[:, :, None]).sum(2) / max(values.shape[2] - 1, 1)
     return mean, jnp.sqrt(var + eps) if channels is None else jnp.sqrt(var) + eps
 
