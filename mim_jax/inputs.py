@@ -47,7 +47,7 @@ class Data:
         self.path = c.path
         self.train_source, self.val_source = open_splits(c.path, c.val_path, c.labels, c.holdout, reader.media)
         self.train_size = len(self.train_source)
-        self._view = {**c.eval_reader}
+        self._view = ({'clips': 1} if 'clips' in c.reader else {}) | {**c.eval_reader}  # one row of each record
         self._share = dict(workers=c.workers, process_index=host, process_count=jax.process_count())
         listing = workdir / (f'bad_samples.{host}.jsonl' if host else 'bad_samples.jsonl')
         self.bad = Bad(listing, c.path, self.train_size, c.max_bad_share)

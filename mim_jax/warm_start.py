@@ -1,5 +1,6 @@
 """An encoder from another run, to go on with: fine-tuning, or the next stage of a recipe."""
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -27,7 +28,8 @@ def warm_start(state: TrainState, path: str) -> TrainState:
     Raises:
         InputError: no checkpoint, no encoder in it, or one of another shape.
     """
-    saved, _ = Checkpoints(Path(path).expanduser(), read_only=True).read()
+    with contextlib.closing(Checkpoints(Path(path).expanduser(), read_only=True)) as checkpoints:
+        saved, _ = checkpoints.read()
     given = encoder_of(saved['ema'] or saved['params'])
     if given is None:
         raise InputError(f'config.init={path}: its checkpoint has no encoder')

@@ -117,3 +117,14 @@ def test_labelled_data_for_the_evaluators(tmp_path):
 
 def test_no_labels(hostile, tmp_path):
     assert inputs.Data(config(hostile), tmp_path, None).unlabelled == f'{hostile} has no labels'
+
+
+def test_evaluations_get_one_row_of_each_record_however_many_clips_training_takes(tmp_path):
+    made = importlib.import_module('configs.videomae').get_config('tiny')
+    made.data.update(batch_size=8, canvas=(16, 16))
+    made.data.reader.update(frames=2, clips=4)
+    data = inputs.Data(made, tmp_path, None)
+    assert len(set(next(data.train(0))[0]['label'][:4])) == 1
+    label = next(iter(data.labelled.val(8)))['label']
+    np.testing.assert_array_equal(label, [data.val_source[i].label for i in range(8)])
+    np.testing.assert_array_equal(next(iter(data.labelled.val(8, dict(clips=2))))['label'], np.repeat(label[:4], 2))

@@ -181,3 +181,10 @@ def test_a_run_that_takes_days_on_a_cpu_names_a_smaller_one(run, tmp_path, capsy
     monkeypatch.setattr(train, 'CPU_FLOPS', 1.0)
     assert run(total_steps=1, smaller='configs/videomae.py:tiny') == 0
     assert 'days on a CPU; made for one: --config=configs/videomae.py:tiny' in capsys.readouterr().err
+
+
+def test_a_run_on_images_ends_with_fine_tuning(run, tmp_path):
+    tune = {'evals.finetune.steps': 2, 'evals.finetune.batch_size': 8, 'evals_last': ('finetune',)}
+    assert run(total_steps=1, **tune) == 0
+    assert 'eval/finetune_top1' in lines(tmp_path / 'run' / 'metrics.jsonl')[-1]
+    assert (tmp_path / 'run' / 'finetune_confusions' / '1.png').exists()

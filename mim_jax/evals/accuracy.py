@@ -1,15 +1,13 @@
 """What a run with the objective `Classification` gets right."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from mim_jax.evals.confusion import confusion
 from mim_jax.evals.data import LabelledData
-from mim_jax.evals.views import answers
+from mim_jax.evals.views import answers, one_pass_of
 
 
-def accuracy(
-    objective, data: LabelledData, *, batch_size: int = 64, clips: int = 1, crops: int = 1, reader: Mapping = {}
-) -> Callable:
+def accuracy(objective, data: LabelledData, *, batch_size: int = 64, clips: int = 1, crops: int = 1) -> Callable:
     """`params -> {'eval/top1', 'eval/loss', 'confusion': uint8[H, W, 3]}` on the validation records.
 
     Args:
@@ -18,11 +16,10 @@ def accuracy(
         batch_size: rows at once, a multiple of `clips`.
         clips: of a video, spread over it; their logits are averaged.
         crops: of a clip, likewise.
-        reader: options of the reader, over those of the config.
     """
 
     def evaluate(params: dict) -> dict:
-        batches = data.val(batch_size, reader=dict(reader, clips=clips) if clips > 1 else reader)
+        batches = data.val(batch_size, one_pass_of({}, clips))
         found = answers(params, batches, batch_size, objective, data.augment, clips, crops)
         return {
             'eval/top1': found.top1,

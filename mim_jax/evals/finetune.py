@@ -14,7 +14,7 @@ from mim_jax.errors import InputError
 from mim_jax.evals.confusion import confusion
 from mim_jax.evals.data import LabelledData
 from mim_jax.evals.features import put
-from mim_jax.evals.views import answers
+from mim_jax.evals.views import answers, one_pass_of
 from mim_jax.models.heads import POOLS
 from mim_jax.objectives import Classification
 
@@ -151,7 +151,7 @@ def finetune(
     )
     loss = make_loss(task, partial(data.augment, **augment), depth, tuned)
     name = metric or ('scratch' if scratch else 'finetune')
-    view = dict(reader, clips=clips)
+    view = one_pass_of(reader, clips)
 
     def evaluate(params: dict) -> dict:
         given, first = None if scratch else params['encoder'], put(next(iter(data.val(batch_size, view))), batch_size)

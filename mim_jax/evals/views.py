@@ -1,13 +1,15 @@
 """How often a classifier is right, over one view of each record or the merged views of many."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.experimental import multihost_utils
+from sklearn.metrics import confusion_matrix
 
 from mim_jax.errors import InputError
 from mim_jax.evals.features import put
@@ -27,15 +29,17 @@ class Answers(NamedTuple):
     @property
     def loss(self) -> float:
         """Mean cross-entropy in nats."""
-        logs = jax.nn.log_softmax(self.logits)
-        return float(-np.take_along_axis(np.asarray(logs), self.labels[:, None], 1).mean())
+        return float(optax.softmax_cross_entropy_with_integer_labels(self.logits, self.labels).mean())
 
     @property
     def confusion(self) -> np.ndarray:
         """i64[C, C]: records of class i answered as class j."""
-        matrix = np.zeros((self.logits.shape[1],) * 2, np.int64)
-        np.add.at(matrix, (self.labels, self.logits.argmax(-1)), 1)
-        return matrix
+        return confusion_matrix(self.labels, self.logits.argmax(-1), labels=range(self.logits.shape[1]))
+
+
+def one_pass_of(reader: Mapping, clips: int) -> dict:
+    """Options of the reader for a test: `clips` of each record, whatever training takes; a reader of images has no such option."""
+    return {name: value for name, value in reader.items() if name != 'clips'} | ({'clips': clips} if clips > 1 else {})
 
 
 def merged(task, augment: Callable, clips: int = 1, crops: int = 1) -> Callable:
