@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
 
 RECIPES = dict(
     cifar10=Recipe('configs/mae_cifar10.py', 3000, 128, 500, 64, ('finetune', 'scratch')),
-    actions=Recipe('configs/videomae_actions.py', 2000, 64, 1200, 32, ('finetune', 'scratch', 'still')),
+    actions=Recipe('configs/videomae_actions.py', 2000, 64, 2000, 32, ('finetune', 'scratch', 'still')),
 )
 COLUMNS = (  # heading, metric of the pretrained encoder, metric it is compared with
     ('linear probe', 'eval/linear_top1', 'eval/linear_top1_untrained'),
