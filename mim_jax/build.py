@@ -7,11 +7,16 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 
+import flax.linen as nn
+
 from mim_jax.augment.mix import mixup_cutmix
 from mim_jax.data import image
 from mim_jax.errors import InputError
+from mim_jax.losses import nll
+from mim_jax.models.blocks import xavier
+from mim_jax.models.condition import Condition
 from mim_jax.models.heads import Classifier
-from mim_jax.objectives import Classification, MaskedPrediction, Term
+from mim_jax.objectives import Autoencoding, Classification, MaskedPrediction, Sequence, Term, TokenDiffusion
 from mim_jax.tokenizers import field
 
 DTYPES = ('float32', 'bfloat16', 'float16')  # of the computation
@@ -161,14 +166,66 @@ def classifier(tokenizer, encoder, num_classes: int, pool: str, **mix) -> Classi
     return Classification(tokenizer, Classifier(encoder, num_classes, pool), mix, field(tokenizer))
 
 
-OBJECTIVES = dict(MaskedPrediction=masked_prediction, Classification=classification)
+def token_model(config) -> dict:
+    """The parts of objectives over ids."""
+    encoder = part('models', config.encoder, where='encoder', dtype=config.dtype, vocab=reader(config).vocab)
+    told = config.condition
+    condition = Condition(encoder.shape[0], told.level, told.num_classes) if told.level or told.num_classes else None
+    return dict(
+        tokenizer=part('tokenizers', config.tokenizer, where='tokenizer'),
+        encoder=encoder,
+        head=nn.Dense(encoder.vocab, dtype=config.dtype, kernel_init=xavier),
+        condition=condition,
+        nll=nll,
+        label_dropout=told.label_dropout,
+    )
+
+
+def token_diffusion(config) -> TokenDiffusion:
+    """See `objective`."""
+    weighting = config.objective.weighting
+    if weighting not in ('bound', 'mean'):
+        raise InputError(f"config.objective.weighting={weighting}: it has to be 'bound' or 'mean'")
+    return TokenDiffusion(
+        mask=part('masks', config.mask, where='mask'),
+        hide=part('hiding', config.hide, where='hide'),
+        weighting=weighting,
+        smoothing=config.objective.smoothing,
+        **token_model(config),
+    )
+
+
+def sequence(config) -> Sequence:
+    """See `objective`."""
+    return Sequence(**token_model(config))
+
+
+def autoencoding(config) -> Autoencoding:
+    """See `objective`."""
+    shape = dict(patch=tuple(config.tokenizer.patch), dtype=config.dtype)
+    tokenizer = part('tokenizers', config.tokenizer, where='tokenizer')
+    losses = [(part('losses', dict(name=name)), share) for name, share in config.losses.items() if share]
+    return Autoencoding(
+        tokenizer=tokenizer,
+        encoder=part('models', config.encoder, where='encoder', **shape),
+        bottleneck=part('models', config.bottleneck, where='bottleneck'),
+        decoder=part('models', config.decoder, where='decoder', channels=config.data.channels, **shape),
+        losses=losses,
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
+        field=field(tokenizer),
+    )
+
+
+OBJECTIVES = dict(Autoencoding=autoencoding, MaskedPrediction=masked_prediction, Classification=classification, TokenDiffusion=token_diffusion, Sequence=sequence)
 
 
 def reader(config, **options):
     """The reader of records, with options over those of `data.reader`."""
-    c = config.data
-    return part('data', {**c.reader, **options}, where='data.reader', channels=c.channels, dtype=c.dtype,
-                canvas=tuple(c.canvas), min_side=c.min_side)  # fmt: skip
+    c, spec = config.data, {**config.data.reader, **options}
+    pixels = dict(channels=c.channels, dtype=c.dtype, canvas=tuple(c.canvas), min_side=c.min_side)
+    taken = inspect.signature(find('data', spec['name'])).parameters if 'name' in spec else {}
+    return part('data', spec, where='data.reader', **{k: v for k, v in pixels.items() if k in taken})
 
 
 def augment(config) -> Callable:

@@ -21,7 +21,25 @@ ROWS = (  # heading of the final table, metric, metric of an untrained encoder w
     ('fine-tuned top-1', 'eval/finetune_top1', 'eval/scratch_top1'),
     ('fine-tuned on one frame, top-1', 'eval/still_top1', ''),
     ('top-1', 'eval/top1', None),
+    ('bound in nats a token', 'eval/nelbo_nats', None),
+    ('bits a token', 'eval/bits_per_token', None),
+    ('bits a byte', 'eval/bits_per_byte', None),
+    ('perplexity', 'eval/perplexity', None),
+    ('pseudo-likelihood, nats a token', 'eval/pseudo_nats', None),
+    ('bits of unigrams of samples', 'eval/sample_unigram_bits', None),
+    ('bits of unigrams of the data', 'eval/data_unigram_bits', None),
+    ('unigrams of samples less the data', 'eval/unigram_distance', None),
+    ('bigrams of samples less the data', 'eval/bigram_distance', None),
+    ('samples of the class they were asked for', 'eval/class_agreement', None),
+    ('top-1 of the classifier that says so', 'eval/classifier_top1', ''),
+    ('Fréchet distance in its features', 'eval/frechet', None),
+    ('precision', 'eval/precision', None),
+    ('recall', 'eval/recall', None),
+    ('PSNR in dB', 'eval/psnr', None),
+    ('share of codes in use', 'eval/codebook_use', None),
+    ('perplexity of the codes', 'eval/code_perplexity', None),
 )
+SAID = 600  # characters of a text that are also printed
 
 
 class Evaluation:
@@ -75,15 +93,20 @@ class Evaluation:
         values, pictures = {}, {}
         for label, evaluator in evaluators.items():
             measured = evaluator(params)
-            numbers = {name: float(x) for name, x in measured.items() if not getattr(x, 'ndim', 0)}
+            numbers = {
+                name: float(x) for name, x in measured.items() if not isinstance(x, str) and not getattr(x, 'ndim', 0)
+            }
             if numbers:
                 said = ', '.join(f'{name.removeprefix("eval/")} {x:.4g}' for name, x in numbers.items())
                 self.progress.say(f'step {step}  {label}: {said}')
+            for name, text in measured.items():
+                if isinstance(text, str):
+                    self.progress.say(f'{name}: {text[:SAID]}')
             values |= numbers
             pictures |= {name: x for name, x in measured.items() if name not in numbers}
         for name, picture in pictures.items() if jax.process_index() == 0 else ():
             save(picture, self.workdir / file_of(name, picture, step))
-        writer.images(step, {name: picture for name, picture in pictures.items() if picture.ndim == 3})
+        writer.images(step, {name: x for name, x in pictures.items() if not isinstance(x, str) and x.ndim == 3})
         if values:
             writer.scalars(step, values)
         return values
@@ -112,5 +135,6 @@ def table(workdir: Path) -> str:
         '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines
     ]
     rows.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
-    pictures = sorted((workdir / 'reconstructions').glob('*.png'), key=lambda path: int(path.stem))
-    return '\n'.join([*rows, f'pictures: {pictures[-1]}' if pictures else '', f'everything: {workdir}'])
+    newest = dict(pictures='reconstructions/*.png', samples='samples/*.*', infillings='infillings/*.txt')
+    files = {name: max(workdir.glob(kind), key=lambda path: int(path.stem), default=None) for name, kind in newest.items()}
+    return '\n'.join([*rows, *(f'{name}: {path}' for name, path in files.items() if path), f'everything: {workdir}'])

@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 
-from mim_jax import build
+from mim_jax import build, record
 from mim_jax.data import pipeline
 from mim_jax.data.bad_samples import Bad, Report
 from mim_jax.data.sources import open_source, open_splits
+from mim_jax.errors import InputError
 from mim_jax.evals.data import LabelledData
 
 
@@ -22,6 +24,49 @@ def check(config) -> None:
     for path in filter(None, (config.data.path, config.data.val_path)):
         if not set(path) & set(':*?[') and not Path(path).expanduser().exists():
             open_source(path)  # tells the nearest name that does exist
+
+
+def settle(config, workdir: Path) -> None:
+    """Fills in what of `data.reader` the data decide: the alphabet of a text, the vocabulary of shards.
+
+    An alphabet stays what it was: that of WORKDIR/config.json counts, else that of the run `init` names, else that of the training
+    records.
+
+    Raises:
+        InputError: the vocabulary is not that of the checkpoints in `workdir`, or there are no such data.
+    """
+    c, options = config.data, config.data.reader.to_dict()
+    reader, saved = build.find('data', options.pop('name', '')), record.saved(workdir)
+    if options.get('tokenizer') == 'characters' and not options.get('alphabet'):
+        runs = saved, record.saved(Path(config.init)) if config.init else {}
+        options['alphabet'] = next(filter(None, (run.get('data.reader.alphabet') for run in runs)), '')
+
+    def records(divide: Callable = lambda source: source):
+        return open_splits(c.path, c.val_path, c.labels, c.holdout, reader.media, divide)[0]
+
+    with config.unlocked():
+        c.reader.update(options | reader.settle(options, records))
+    if saved and any((workdir / 'checkpoints').glob('[0-9]*')):
+        same_vocabulary(saved, record.flat(config.to_dict()), workdir)
+
+
+def same_vocabulary(before: dict, now: dict, workdir: Path) -> None:
+    """Compares two configs, {'data.reader.tokenizer': ...}.
+
+    Raises:
+        InputError: ids mean something else than they did.
+    """
+    why = f'but the checkpoints in {workdir} were trained with'
+    for key in ('data.reader.tokenizer', 'data.reader.vocab'):
+        if key in before and key in now and before[key] != now[key]:
+            raise InputError(f'{key}={now[key]}, {why} {before[key]}: use that, or another --workdir')
+    old, new = (run.get('data.reader.alphabet', '') for run in (before, now))
+    if set(old) != set(new):
+        more, less = (''.join(sorted(set(a) - set(b)))[:40] for a, b in ((new, old), (old, new)))
+        raise InputError(
+            f'data.reader.alphabet has {len(set(new))} characters, {why} {len(set(old))}: {more!r} are new, {less!r} are missing; '
+            'leave it empty to go on with theirs, or use another --workdir'
+        )
 
 
 class Data:
@@ -45,7 +90,8 @@ class Data:
         c, host, self.workdir, self._reader = config.data, jax.process_index(), workdir, partial(build.reader, config)
         reader = self._reader()
         self.path = c.path
-        self.train_source, self.val_source = open_splits(c.path, c.val_path, c.labels, c.holdout, reader.media)
+        opened = open_splits(c.path, c.val_path, c.labels, c.holdout, reader.media, reader.divide)
+        arranged = self.train_source, self.val_source = [source and reader.arrange(source) for source in opened]
         self.train_size = len(self.train_source)
         self._view = ({'clips': 1} if 'clips' in c.reader else {}) | {**c.eval_reader}  # one row of each record
         self._share = dict(workers=c.workers, process_index=host, process_count=jax.process_count())
@@ -56,6 +102,8 @@ class Data:
         self._val_bad = (
             Bad(listing, c.val_path or f'{c.path} (validation)', len(self.val_source), 1.0) if own else self.bad
         )
+        for source, before, book in zip(arranged, opened, (self.bad, self._val_bad), strict=True):
+            book.left_out(source.skipped if source else (), len(before or ()))
         self._stream = partial(
             pipeline.batches, self.train_source, reader, batch_size=c.batch_size, seed=config.seed, **self._share
         )
@@ -69,6 +117,7 @@ class Data:
             std=tuple(c.std),
             augment=augment,
             class_names=self.train_source.class_names,
+            decode=self._decoder(reader),
         )
         self._told = False
 
@@ -93,6 +142,18 @@ class Data:
             self._told = True
             for kind, count in self.bad.notes.items():
                 writer.event('converted', step=step, conversion=kind, count=count, names=self.bad.named[kind])
+
+    def _decoder(self, reader) -> Callable | None:
+        """See `LabelledData.decode`."""
+        if getattr(reader, 'vocabulary', None):
+            return lambda rows: [reader.decode(ids) for ids in rows]
+        told = getattr(self.train_source, 'tokens', {})
+        if not told.get('run'):
+            return getattr(self.train_source, 'decode', None)
+        from mim_jax.autoencoder import Autoencoder
+
+        codec = Autoencoder(told['run'])
+        return lambda rows: np.asarray(codec.decode(rows.reshape(-1, *codec.grid)))
 
     def _why_unlabelled(self) -> str:
         if not self.train_source.num_classes:

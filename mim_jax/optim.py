@@ -12,7 +12,7 @@ __all__ = ['adamw', 'schedule']  # what a config may name
 # Ordered (path regex, weight decay multiplier); the first match counts.
 DECAY_RULES = (
     (r'(bias|scale)$', 0.0),
-    (r'(token|registers?|query)$', 0.0),
+    (r'(token|registers?|query|codebook)$', 0.0),
     (r'positions?(/|$)|pos_embed', 0.0),
     (r'.*', 1.0),
 )

@@ -51,10 +51,15 @@ def alone(workdir: Path) -> Iterator[None]:
         os.close(folder)
 
 
+def saved(workdir: Path) -> dict:
+    """What WORKDIR/config.json says, as {'a.b': 1}; {} where there is none."""
+    path = workdir / 'config.json'
+    return flat(json.loads(path.read_text())) if path.exists() else {}
+
+
 def changes(workdir: Path, config) -> dict[str, tuple]:
     """Keys whose values differ from those of the run before: {key: (before, now)}."""
-    path = workdir / 'config.json'
-    before = flat(json.loads(path.read_text())) if path.exists() else {}
+    before = saved(workdir)
     now = flat(json.loads(json.dumps(config.to_dict(), default=str)))
     keys = [key for key in before | now if not key.startswith(('origin.', 'environment.'))]
     return {key: (before.get(key), now.get(key)) for key in keys if before and before.get(key) != now.get(key)}

@@ -24,6 +24,7 @@ from mim_jax.progress import Clock, Progress
 
 PREEMPTED = 143  # exit status of a run that saved and left because it was told to
 NEVER = 2**62  # a step after every other
+UNSHOWN = ('baseline', 'examples', 'finite', 'rows')  # scalars of a step that are no curve of their own under train/
 CPU_FLOPS = 1e11  # per second, of a few cores
 
 
@@ -121,6 +122,7 @@ def run(config, workdir: str, mode: str, origin: dict) -> int:
     build.check(config)
     inputs.check(config)
     warm_start.check(config.init)
+    inputs.settle(config, workdir)
     compile.keep_compilations()
     mesh, progress, signals = sharding.make_mesh(**config.mesh), Progress(config.total_steps), Signals()
     for line in told:
@@ -319,11 +321,7 @@ def prepare(run: Run) -> Callable:
 def log(run: Run, now: int, metrics: dict, clock: Clock, skipped: int) -> None:
     """One line of numbers, on the screen and in the files."""
     metrics = jax.device_get(metrics)
-    values = {
-        f'train/{name}': float(x)
-        for name, x in metrics.items()
-        if name.startswith('loss') or name in ('grad_norm', 'lr', 'top1')
-    }
+    values = {f'train/{name}': float(x) for name, x in metrics.items() if not np.ndim(x) and name not in UNSHOWN}
     values['baseline/mean_predictor_loss'] = float(metrics['baseline'])
     values |= clock.read()
     values |= run.progress.speed(values['train/examples_per_sec']) | feature_health(metrics['features'])

@@ -22,31 +22,65 @@ def shipped(name: str) -> ConfigDict:
     return importlib.import_module(f'configs.{name}').get_config()
 
 
-MASKED = [name for name in CONFIGS if shipped(name).get('mask')]
+MASKED = [name for name in CONFIGS if shipped(name).get('terms')]
+TOKENS = [name for name in CONFIGS if shipped(name).get('condition')]
 
 
 def tiny(name: str) -> ConfigDict:
     """A shipped config with every width and depth as small as its parts allow."""
     config = shipped(name)
     small = dict(width=16, depth=2, heads=2)
+    if 'decoder' in config:  # of convolutions
+        small = dict(widths=(8, 8), depth=1)
+        config.decoder.update(small)
     config.encoder = {k: v for k, v in config.encoder.items() if k not in ('size', *small)} | small
     predictors = [term.predictor for term in config.get('terms', {}).values()]
     for predictor in predictors:
         predictor.update({k: v for k, v in dict(width=16, depth=1, heads=2).items() if k in predictor})
-    for spec, key in ((config.tokenizer, 'native'), *((spec, 'grid') for spec in (config.encoder, *predictors))):
-        if spec.get(key):
-            spec[key] = (4,) * len(config.tokenizer.patch)
-    *time, h, w = (4 * p for p in config.tokenizer.patch)
-    config.data.update(image_size=(h, w), canvas=(h, w), batch_size=ROWS)
-    if time:
-        config.data.reader.frames = time[0]
+    config.data.batch_size = ROWS
+    if config.tokenizer.name == 'ids':
+        tokens_of(config)
+    else:
+        patches_of(config, predictors)
     config.total_steps, config.dtype = 2, 'float32'
     config.schedule.warmup_steps = 0
     return config
 
 
+def tokens_of(config: ConfigDict) -> None:
+    """Rows of eight tokens of text, or of a grid of 4 x 4 codes."""
+    if 'length' in config.data.reader:
+        config.data.reader.update(length=8, alphabet='abc')
+    else:
+        config.data.reader.update(shape=(4, 4), vocab=11)
+        config.tokenizer.grid = (4, 4)
+
+
+def patches_of(config: ConfigDict, predictors) -> None:
+    """A grid of four patches along each axis."""
+    for spec, key in ((config.tokenizer, 'native'), *((spec, 'grid') for spec in (config.encoder, *predictors))):
+        if spec.get(key):
+            spec[key] = (4,) * len(config.tokenizer.patch)
+    *time, h, w = (4 * p for p in config.tokenizer.patch)
+    config.data.update(image_size=(h, w), canvas=(h, w))
+    if time:
+        config.data.reader.frames = time[0]
+
+
+def token_batch(config: ConfigDict, seed: int = 0) -> dict:
+    """Rows of tokens; of text, two documents and padding in each."""
+    reader, rng = build.reader(config), np.random.default_rng(seed)
+    batch = {name: np.ones((ROWS, *shape), dtype) for name, (shape, dtype) in reader.row.items()}
+    batch['ids'] = rng.integers(0, reader.vocab, batch['ids'].shape, np.int32)
+    if 'segment' in batch:
+        batch['segment'][:] = (1, 1, 1, 2, 2, 2, 2, 0)
+    return batch | dict(label=np.zeros(ROWS, np.int32), valid=np.ones(ROWS, bool))
+
+
 def raw_batch(config: ConfigDict, seed: int = 0) -> dict:
     """Records as the input pipeline delivers them."""
+    if config.tokenizer.name == 'ids':
+        return token_batch(config, seed)
     rng = np.random.default_rng(seed)
     canvas, key = tuple(config.data.canvas), config.tokenizer.key
     time = (config.data.reader.frames,) if key == 'video' else ()

@@ -137,3 +137,36 @@ def test_a_record_that_could_not_be_decoded_reaches_nothing():
         ]
     )
     np.testing.assert_array_equal(loss(batch['image']), loss(batch['image'].at[2].set(7.0)))
+
+
+@pytest.mark.parametrize('name', checks.TOKENS)
+def test_no_config_of_tokens_leaks(name):
+    """Other ids where they are hidden, or later in the text, change no logit; other documents and padding neither."""
+    config = checks.tiny(name)
+    objective, batch = checks.build.objective(config), checks.view(config)
+    batch = {key: jnp.asarray(x) for key, x in batch.items()}
+    params, vocab = checks.any_params(objective, batch), objective.encoder.vocab
+    other = (batch['ids'] + 1) % vocab
+
+    @jax.jit
+    def logits(ids):
+        changed = batch | dict(ids=ids)
+        if objective.exact:
+            return objective.apply({'params': params}, objective.tokenizer(changed), None, method='left_to_right')[0]
+        return objective.apply({'params': params}, changed, jax.random.key(1), method='predict')['logits']
+
+    plain = logits(batch['ids'])
+    segment = batch.get('segment', jnp.ones_like(batch['ids']))
+    for place in (1, 4):
+        changed = logits(batch['ids'].at[:, place].set(other[:, place]))
+        same = (changed == plain).all(-1)  # bool[B, N]
+        assert same[segment != segment[:, place : place + 1]].all(), 'a token reaches another document'
+        if objective.exact:
+            assert same[:, : place + 1].all(), 'a token reaches itself or one before it'
+            assert not same[:, place + 1].any(), 'a token does not reach the next'
+    if not objective.exact:
+        hidden = objective.apply({'params': params}, batch, jax.random.key(1), method='predict')['mask'].hidden
+        np.testing.assert_array_equal(logits(jnp.where(hidden, other, batch['ids'])), plain)
+        assert hidden.any() and (logits(jnp.where(hidden, batch['ids'], other)) != plain).any()
+    if 'segment' in batch:
+        np.testing.assert_array_equal(logits(jnp.where(segment == 0, other, batch['ids']))[segment > 0], plain[segment > 0])

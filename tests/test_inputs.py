@@ -128,3 +128,113 @@ def test_evaluations_get_one_row_of_each_record_however_many_clips_training_take
     label = next(iter(data.labelled.val(8)))['label']
     np.testing.assert_array_equal(label, [data.val_source[i].label for i in range(8)])
     np.testing.assert_array_equal(next(iter(data.labelled.val(8, dict(clips=2))))['label'], np.repeat(label[:4], 2))
+
+
+def text_config(path, **changes):
+    found = importlib.import_module('configs.base').base()
+    found.data.update(path=str(path), batch_size=2)
+    with found.unlocked():
+        found.data.reader = dict(
+            name='TextReader', length=8, tokenizer='bytes', alphabet='', separator='', documents='pack'
+        )
+    found.update_from_flattened_dict(changes)
+    return found.lock()
+
+
+def corpus(tmp_path, **files):
+    (tmp_path / 'text').mkdir()
+    for name, data in files.items():
+        (tmp_path / 'text' / f'{name}.txt').write_bytes(data)
+    return tmp_path / 'text'
+
+
+def remember(workdir, config, step=None):
+    """As a run leaves it."""
+    workdir.mkdir()
+    (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
+    if step is not None:
+        (workdir / 'checkpoints' / str(step)).mkdir(parents=True)
+
+
+CHARACTERS = {'data.reader.tokenizer': 'characters'}
+
+
+def test_an_alphabet_is_that_of_the_training_records_and_stays(tmp_path):
+    path, workdir = corpus(tmp_path, a='bé\n'.encode(), b=b'\xff', c=b'ca'), tmp_path / 'run'
+    first = text_config(path, **CHARACTERS)
+    inputs.settle(first, workdir)
+    assert first.data.reader.alphabet == '\nabcé' and first.is_locked
+    remember(workdir, first, 3)
+    (path / 'd.txt').write_text('xyz')
+    again, fresh, tuned = (text_config(path, **CHARACTERS) for _ in range(3))
+    tuned.init = str(workdir)
+    for config, where, alphabet in (
+        (again, workdir, '\nabcé'),
+        (fresh, tmp_path / 'other', '\nabcxyzé'),
+        (tuned, tmp_path / 'other', '\nabcé'),
+    ):
+        inputs.settle(config, where)
+        assert config.data.reader.alphabet == alphabet
+
+
+def test_only_the_part_that_is_trained_on_has_a_say(tmp_path):
+    path = corpus(tmp_path, a=b'aaaaaaaab')
+    config = text_config(path / 'a.txt', **CHARACTERS, **{'data.holdout': 0.1})
+    inputs.settle(config, tmp_path / 'run')
+    assert config.data.reader.alphabet == 'a'
+
+
+@pytest.mark.parametrize('step', [None, 3])
+def test_another_vocabulary_than_that_of_the_checkpoint_is_one_sentence(tmp_path, step):
+    path, workdir = corpus(tmp_path, a=b'abc'), tmp_path / 'run'
+    remember(workdir, text_config(path, **CHARACTERS, **{'data.reader.alphabet': 'abc'}), step)
+    for changes, why in (
+        (
+            CHARACTERS | {'data.reader.alphabet': 'cdba'},
+            "alphabet has 4 characters, .* trained with 3: 'd' are new, '' are missing",
+        ),
+        (
+            {'data.reader.tokenizer': 'bytes'},
+            'data.reader.tokenizer=bytes, but the checkpoints in .*run were trained with characters',
+        ),
+    ):
+        if step is None:
+            inputs.settle(text_config(path, **changes), workdir)
+            continue
+        with pytest.raises(InputError, match=why):
+            inputs.settle(text_config(path, **changes), workdir)
+
+
+def test_shards_say_what_they_are(tmp_path):
+    from mim_jax.tools import tokenize
+
+    path = corpus(tmp_path, a=b'abc' * 10, b=b'cab')
+    tokenize.main([str(path), str(tmp_path / 'dst'), '--tokenizer=characters', '--length=16'])
+    config = text_config(tmp_path / 'dst')
+    with config.unlocked():
+        config.data.reader = dict(name='TokenReader', shape=(), vocab=0, tokenizer='', alphabet='')
+    inputs.settle(config, tmp_path / 'run')
+    reader = config.data.reader
+    assert (reader.shape, reader.vocab, reader.tokenizer, reader.alphabet) == ((16,), 4, 'characters', 'abc')
+    batch, _ = next(inputs.Data(config, tmp_path, None).train(0))
+    assert batch['ids'].shape == (2, 16) and batch['bytes'].max() <= 16
+
+
+def test_other_readers_are_settled_as_they_are(tmp_path):
+    found = config('builtin:digits')
+    before = found.to_dict()
+    inputs.settle(found, tmp_path)
+    assert found.to_dict() == before
+
+
+def test_documents_that_cannot_be_used_are_listed(tmp_path):
+    path = corpus(tmp_path, a=b'a' * 20, b=b'', c=b'\xff', d=b'aa')
+    data = inputs.Data(text_config(path, **CHARACTERS, **{'data.reader.alphabet': 'a'}), tmp_path, None)
+    listed = [json.loads(line) for line in (tmp_path / 'bad_samples.jsonl').read_text().splitlines()]
+    assert [line['name'] for line in listed] == ['b.txt', 'c.txt'] and data.bad.listed == {'b.txt', 'c.txt'}
+    assert data.train_size == 3 and data.labelled.num_classes == 0
+    for shared in (path / 'd.txt', path / 'a.txt'):
+        shared.unlink()
+    (path / 'd.txt').write_text('a')
+    with pytest.raises(RunError, match='2 of 3 records are bad, more than data.max_bad_share=0.5, as b.txt'):
+        inputs.Data(text_config(path, **CHARACTERS, **{'data.reader.alphabet': 'a'}), tmp_path, None)

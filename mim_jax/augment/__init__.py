@@ -1,5 +1,5 @@
-"""Augmentation on the device: `image` and `video` are what configs name; the others are their parts."""
+"""Augmentation on the device: `image`, `video` and `tokens` are what configs name; the others are their parts."""
 
-from mim_jax.augment.compose import image, video
+from mim_jax.augment.compose import image, tokens, video
 
-__all__ = ['image', 'video']
+__all__ = ['image', 'tokens', 'video']

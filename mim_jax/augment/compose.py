@@ -89,6 +89,12 @@ def image(
 video = partial(image, field='video')
 
 
+def tokens(key: Array, batch: dict, *, train: bool = True, image_size=(), mean=(), std=()) -> dict:
+    """Ids as they are: there is nothing to change."""
+    del key, train, image_size, mean, std
+    return batch
+
+
 def check(canvas, static, image_size, mean, std, crop, jitter, randaugment):
     channels, name = canvas.shape[-1], canvas.dtype.name
     if crop not in CROPS:

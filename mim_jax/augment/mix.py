@@ -35,8 +35,11 @@ def mixup_cutmix(
     """Mixes each image with its mirror in the batch: one draw for the whole batch, so `key` is one key.
 
     image f32[B, ..., h, w, C]; label i32[B]. mixup, cutmix: the alpha of their Beta law, 0 = off; switch: share of CutMix
-    where both are on; prob: share of batches mixed. Returns image f32[B, ..., h, w, C] and target f32[B, num_classes].
+    where both are on; prob: share of batches mixed; with both off the image may be anything. Returns image f32[B, ..., h, w, C] and target f32[B, num_classes].
     """
+    target = soft_labels(label, num_classes, smoothing)
+    if not (mixup or cutmix):
+        return image, target
     height, width = image.shape[-3:-1]
     which, coin, mixup_key, cutmix_key, box_key = jax.random.split(key, 5)
     cut = jax.random.bernoulli(which, switch if mixup and cutmix else float(bool(cutmix)))
@@ -49,5 +52,4 @@ def mixup_cutmix(
     box = cutmix_box(box_key, share, height, width)[..., None]
     share = jnp.where(cut, box.mean(), share)  # the area really cut
     other = jnp.where(cut, box.astype(jnp.float32), share)  # f32[h, w, 1]
-    target = soft_labels(label, num_classes, smoothing)
     return image + other * (image[::-1] - image), target + share * (target[::-1] - target)

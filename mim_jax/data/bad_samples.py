@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,12 +59,26 @@ class Bad:
                     names.append(name)
         self.seen += report.seen
         self.bad += len(report.bad)
-        new = list({name: reason for name, reason in report.bad if name not in self.listed}.items())
+        new = self._enter(report.bad)
+        self._check(report)
+        return new
+
+    def left_out(self, bad: Sequence[tuple[str, str]], count: int) -> None:
+        """Lists the (name, reason) of what was found unusable among `count`, before any batch.
+
+        Raises:
+            RunError: more than `max_share` is.
+        """
+        self._enter(bad)
+        if len(bad) > self.max_share * count:
+            raise RunError(f'{self.where}: {len(bad)} of {count} records are bad, more than data.max_bad_share={self.max_share}, as {bad[0][0]} ({bad[0][1]}); see {self.path}')  # fmt: skip
+
+    def _enter(self, bad: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        new = list({name: reason for name, reason in bad if name not in self.listed}.items())
         if new:
             self.listed.update(name for name, _ in new)
             with self.path.open('a', encoding='utf-8') as file:
                 file.writelines(json.dumps(dict(name=name, reason=reason)) + '\n' for name, reason in new)
-        self._check(report)
         return new
 
     def _check(self, report: Report) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from mim_jax.data.reader import Reader
 from mim_jax.errors import InputError
 
 DTYPES = ('uint8', 'uint16', 'float32')
@@ -32,7 +33,7 @@ class Pixels(NamedTuple):
     original: tuple[int, int]  # (height, width) before it was reduced to the canvas
 
 
-class ImageReader:
+class ImageReader(Reader):
     """Records to rows of one image each, by `decode`, whose arguments it takes.
 
     Raises:
@@ -40,8 +41,6 @@ class ImageReader:
     """
 
     media = 'image'
-    own_processes = False
-    clips = 1
 
     def __init__(self, *, channels: int = 3, dtype: str = 'uint8', canvas: tuple[int, int], min_side: int = 2):
         if dtype not in DTYPES:

@@ -20,13 +20,12 @@ from absl import flags
 from grain.experimental import index_shuffle
 
 from mim_jax.data.bad_samples import Report
-from mim_jax.data.image import ImageReader, reason
+from mim_jax.data.image import reason
+from mim_jax.data.reader import Reader
 from mim_jax.data.sources import Source
-from mim_jax.data.video import VideoReader
 from mim_jax.errors import InputError, RunError
 
 Batch = dict[str, np.ndarray]
-Reader = ImageReader | VideoReader
 _TABLE = 1 << 24  # records whose order is kept as a table, which costs less than a small image does
 _CHUNKS = 4  # pieces of a batch for each thread: few enough to cost nothing, enough to keep all of them busy
 

@@ -7,6 +7,7 @@ import numpy as np
 from mim_jax.data import isolate
 from mim_jax.data.decoders import BACKENDS, Info, read
 from mim_jax.data.image import Unreadable, fit, shrink, to_channels
+from mim_jax.data.reader import Reader
 from mim_jax.data.sampling import SAMPLINGS
 from mim_jax.data.sources.base import Video
 from mim_jax.errors import InputError
@@ -15,7 +16,7 @@ ARRAY_RATE = 25.0  # frames per second of an array, which does not say
 _NPY = b'\x93NUMPY'
 
 
-class VideoReader:
+class VideoReader(Reader):
     """Records to `clips` rows of one clip each, all from one decode (repeated sampling, arXiv 2205.09113).
 
     Files are decoded in a child process of each decoding thread, which a crash or a stall beyond `timeout` seconds ends
@@ -39,7 +40,7 @@ class VideoReader:
     """
 
     media = 'video'
-    own_processes = True  # decodes in processes of its own, one for each thread that calls it
+    own_processes = True
 
     def __init__(
         self,

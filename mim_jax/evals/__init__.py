@@ -2,11 +2,18 @@
 
 from mim_jax.evals.accuracy import accuracy
 from mim_jax.evals.attentive_probe import attentive_probe
+from mim_jax.evals.autoencoded import autoencoded, psnr
 from mim_jax.evals.few_shot import few_shot
+from mim_jax.evals.fidelity import fidelity
 from mim_jax.evals.finetune import finetune
+from mim_jax.evals.generation import generation
 from mim_jax.evals.knn import knn
+from mim_jax.evals.likelihood import likelihood, pseudo_likelihood
 from mim_jax.evals.linear_probe import linear_probe
 from mim_jax.evals.reconstruction import reconstruction
 
-__all__ = ['accuracy', 'attentive_probe', 'few_shot', 'finetune', 'knn', 'linear_probe', 'reconstruction']
-LABEL_FREE = ('reconstruction',)  # all others need labels
+__all__ = [
+    'accuracy', 'attentive_probe', 'autoencoded', 'few_shot', 'fidelity', 'finetune', 'generation', 'knn', 'likelihood', 'linear_probe',
+    'pseudo_likelihood', 'psnr', 'reconstruction',
+]  # fmt: skip
+LABEL_FREE = ('autoencoded', 'generation', 'likelihood', 'pseudo_likelihood', 'psnr', 'reconstruction')  # all others need labels

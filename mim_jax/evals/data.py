@@ -14,11 +14,12 @@ class LabelledData:
             reader, over those of the config; a record gives one row unless its `clips` say more.
         num_train: records in the training set.
         num_classes: labels are 0 to num_classes - 1, or -1 = unlabelled.
-        class_names: where the classes have names.
         image_size: (h, w) after augmentation.
         mean: of each channel, as the augmentation subtracts it.
         std: of each channel, as the augmentation divides by it.
         augment: `(key, batch, *, train, **options) -> batch` on the device; options override the config's.
+        class_names: of the classes, where they have names.
+        decode: rows of ids i32[R, N] to R texts or to images uint8[R, H, W, C]; None where nothing is known to.
     """
 
     train: Callable
@@ -30,3 +31,4 @@ class LabelledData:
     std: tuple[float, ...]
     augment: Callable
     class_names: list[str] | None = None
+    decode: Callable | None = None

@@ -149,30 +149,55 @@ def finetune(
     schedule = optim.schedule(
         lr=lr, batch_size=batch_size, total_steps=total, warmup_steps=round(warmup * total), end_lr=1e-6
     )
-    loss = make_loss(task, partial(data.augment, **augment), depth, tuned)
     name = metric or ('scratch' if scratch else 'finetune')
     view = one_pass_of(reader, clips)
+    learn = partial(learned, task, data, tx_of=tx_of, schedule=schedule, depth=depth, tuned=tuned, total=total, augment=augment,
+                    batch_size=batch_size, accumulate=accumulate, reader=reader, view=view, decay=decay, ema=ema, seed=seed,
+                    name=name)  # fmt: skip
 
     def evaluate(params: dict) -> dict:
-        given, first = None if scratch else params['encoder'], put(next(iter(data.val(batch_size, view))), batch_size)
-        parts = dict(seed=seed, objective=task, augment=data.augment, tx_of=tx_of, ema=bool(ema))
-        state = start(given, first, **parts)
-        for layer, scale, count in layer_table(state.params, depth, decay, tuned):
-            logging.info(
-                '%s: layer %d of %d, learning rate x %.4g, %d parameters', name, layer, depth + 1, scale, count
-            )
-        options = dict(seed=seed, loss=loss, tx=tx_of(state.params), schedule=schedule, accumulate=accumulate, ema=ema)
-        train = jax.jit(partial(step.train_step, **options), donate_argnums=0)
-        for i, batch in enumerate(training_batches(data, batch_size, total, seed, reader), 1):
-            state, metrics = train(state, batch, jnp.float32(1))
-            if i % max(total // 10, 1) == 0:
-                logging.info('%s: step %d of %d, loss %.4f', name, i, total, metrics['loss'])
-        learned = state.ema if ema else state.params
-        found = answers(learned, data.val(batch_size, view), batch_size, task, data.augment, clips, crops)
+        tuned_params = learn(None if scratch else params['encoder'])
+        found = answers(tuned_params, data.val(batch_size, view), batch_size, task, data.augment, clips, crops)
         picture = confusion(found.confusion, data.class_names)
         return {f'eval/{name}_top1': found.top1, f'eval/{name}_loss': found.loss, f'{name}_confusion': picture}
 
     return evaluate
+
+
+def learned(
+    task: Classification,
+    data: LabelledData,
+    given: dict | None,
+    *,
+    tx_of: Callable,
+    schedule: optax.Schedule,
+    depth: int,
+    total: int,
+    batch_size: int,
+    tuned: int | None = None,
+    augment: Mapping = {},
+    accumulate: int = 1,
+    reader: Mapping = {},
+    view: Mapping = {},
+    decay: float = 1.0,
+    ema: float = 0.0,
+    seed: int = 0,
+    name: str = 'classifier',
+) -> dict:
+    """Parameters of a classifier after `total` steps from the encoder `given`, or from random ones. Options as of `finetune`."""
+    tuned = depth + 1 if tuned is None else tuned
+    first = put(next(iter(data.val(batch_size, view))), batch_size)
+    state = start(given, first, seed=seed, objective=task, augment=data.augment, tx_of=tx_of, ema=bool(ema))
+    for layer, scale, count in layer_table(state.params, depth, decay, tuned):
+        logging.info('%s: layer %d of %d, learning rate x %.4g, %d parameters', name, layer, depth + 1, scale, count)
+    loss = make_loss(task, partial(data.augment, **augment), depth, tuned)
+    options = dict(seed=seed, loss=loss, tx=tx_of(state.params), schedule=schedule, accumulate=accumulate, ema=ema)
+    train = jax.jit(partial(step.train_step, **options), donate_argnums=0)
+    for i, batch in enumerate(training_batches(data, batch_size, total, seed, reader), 1):
+        state, metrics = train(state, batch, jnp.float32(1))
+        if i % max(total // 10, 1) == 0:
+            logging.info('%s: step %d of %d, loss %.4f', name, i, total, metrics['loss'])
+    return state.ema if ema else state.params
 
 
 def check(encoder, pool: str, tuned_blocks: int | None, batch_size: int, accumulate: int) -> None:

@@ -76,6 +76,13 @@ def figure(found: Sequence[Column], remark: str = '') -> np.ndarray:
     return np.asarray(page)
 
 
+def sheet(images: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+    """uint8[n, h, w, C] in columns, image i in column i % columns, those of `names` or about as many as rows: uint8[H, W, 3]."""
+    names = names or [''] * max(round(len(images) ** 0.5), 1)
+    blank = np.zeros(images.shape[:3], bool)
+    return figure([Column(name, '', images, blank).pick(slice(i, None, len(names))) for i, name in enumerate(names)])
+
+
 def strips(found: Sequence[Column], remark: str = '') -> np.ndarray:
     """Videos as film strips, up to 8 frames spread over time: uint8[H, W, 3].
 
@@ -109,20 +116,24 @@ def animation(found: Sequence[Column], sample: int, remark: str = '') -> np.ndar
     return np.stack([figure([column.pick(sample).pick([t]) for column in found], remark) for t in range(length)])
 
 
-def file_of(name: str, picture: np.ndarray, step: int) -> Path:
-    """Where a picture goes: NAMEs/STEP.png; an animation uint8[T, H, W, 3] called NAME_INDEX to NAMEs/STEP_INDEX.gif."""
+def file_of(name: str, picture: np.ndarray | str, step: int) -> Path:
+    """Where a picture goes: NAMEs/STEP.png, .txt for text; an animation uint8[T, H, W, 3] called NAME_INDEX to NAMEs/STEP_INDEX.gif."""
+    if isinstance(picture, str):
+        return Path(f'{name}s', f'{step}.txt')
     if picture.ndim == 3:
         return Path(f'{name}s', f'{step}.png')
     kind, _, index = name.rpartition('_')
     return Path(f'{kind}s', f'{step}_{index}.gif')
 
 
-def save(picture: np.ndarray, path: str | os.PathLike) -> None:
-    """Writes uint8[H, W, 3] as a PNG, uint8[T, H, W, 3] as an endless GIF; folders are made, and a kill leaves no half-written file."""
+def save(picture: np.ndarray | str, path: str | os.PathLike) -> None:
+    """Writes uint8[H, W, 3] as a PNG, uint8[T, H, W, 3] as an endless GIF, a text as it is; folders are made, and a kill leaves no half-written file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix('.tmp')
-    if picture.ndim == 3:
+    if isinstance(picture, str):
+        fresh.write_text(picture)
+    elif picture.ndim == 3:
         Image.fromarray(picture).save(fresh, format='PNG')
     else:
         first, *rest = one_palette(picture)

@@ -20,12 +20,14 @@ class Mask:
         target: i32[B, T], positions that are asked for, ascending.
         weight: f32[B, T], loss weight of each asked position; 0 = ignore.
         num_visible: visible tokens of every row (static), or None where rows differ.
+        level: f32[B], the share of tokens that a diffusion of them expects to be hidden; None = no such thing.
     """
 
     hidden: Array
     target: Array
     weight: Array
     num_visible: int | None = struct.field(pytree_node=False)
+    level: Array | None = None
 
     @property
     def visible(self) -> Array:

@@ -73,17 +73,24 @@ gelu.defvjp(lambda x: (gelu_reference(x), x), _gelu_backward)
 def attend_reference(q, k, v, valid=None):
     """Scaled dot-product attention, softmax in f32 (arXiv 1706.03762).
 
-    q[B, Q, H, C], k and v[B, K, H, C]; valid bool[B, K] or None (all). Returns q.dtype[B, Q, H, C]; invalid keys get
-    exactly zero weight, and a row without any valid key returns zeros.
+    q[B, Q, H, C], k and v[B, K, H, C]; valid bool[B, K], or bool[B, Q, K] where queries see different keys, or None (all).
+    Returns q.dtype[B, Q, H, C]; invalid keys get exactly zero weight, and a query without any valid key returns zeros.
     """
     scores = jnp.einsum('bqhc,bkhc->bhqk', q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
     if valid is not None:
-        valid = valid[:, None, None, :]
+        valid = beside_scores(valid, 3)
         scores = jnp.where(valid, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
     if valid is not None:
         weights = jnp.where(valid, weights, 0)
     return jnp.einsum('bhqk,bkhc->bqhc', weights.astype(v.dtype), v)
+
+
+def beside_scores(valid, keys):
+    """bool[B, K] or bool[B, Q, K] as it broadcasts over scores whose last two axes are queries and keys; `keys` = 3 or 2, the keys' axis."""
+    if valid.ndim == 2:
+        return jnp.expand_dims(valid, (1, 5 - keys))
+    return (valid if keys == 3 else valid.swapaxes(1, 2))[:, None]
 
 
 def attend(q, k, v, valid=None):
@@ -112,7 +119,7 @@ def _attend_forward(q, k, v, valid, to_scores, to_out):
     keys = _keys_axis(to_scores)
     wide = scores.astype(jnp.float32)
     if valid is not None:
-        wide = jnp.where(jnp.expand_dims(valid, (1, 5 - keys)), wide, jnp.finfo(jnp.float32).min)
+        wide = jnp.where(beside_scores(valid, keys), wide, jnp.finfo(jnp.float32).min)
     total = jax.nn.logsumexp(wide, axis=keys, keepdims=True)
     out = jnp.einsum(to_out, _attention_weights(scores, total, valid, keys).astype(v.dtype), v)
     return out, (q, k, v, valid, scores, total, out)
@@ -136,7 +143,7 @@ def _keys_axis(to_scores):
 def _attention_weights(scores, total, valid, keys):
     """f32 softmax over axis `keys` from scores and their log-sum-exp; zero where invalid."""
     weights = jnp.exp(scores.astype(jnp.float32) - total)
-    return weights if valid is None else jnp.where(jnp.expand_dims(valid, (1, 5 - keys)), weights, 0)
+    return weights if valid is None else jnp.where(beside_scores(valid, keys), weights, 0)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -156,7 +163,7 @@ def _attend_long_forward(q, k, v, valid, to_scores, to_out):
     scores = jnp.einsum(to_scores, q, k).astype(jnp.float32)
     keys = _keys_axis(to_scores)
     if valid is not None:
-        valid = jnp.expand_dims(valid, (1, 5 - keys))
+        valid = beside_scores(valid, keys)
         scores = jnp.where(valid, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - scores.max(keys, keepdims=True))
     weights = (weights if valid is None else jnp.where(valid, weights, 0)).astype(v.dtype)
@@ -220,14 +227,30 @@ class StackedDense(nn.Module):
         return outs
 
 
+def rotate(x, pos):
+    """Rotary positions (arXiv 2104.09864): x[B, N, H, C] turned by angles that grow with pos f32[B, N, P], whose axes share C.
+
+    Each axis turns pairs of the same count of channels; what does not divide by 2 P stays.
+    """
+    count = x.shape[-1] // (2 * pos.shape[-1])
+    omega = 10000.0 ** -(jnp.arange(count, dtype=jnp.float32) / count)
+    angle = (pos[..., None] * omega).reshape(*pos.shape[:2], 1, -1)  # f32[B, N, 1, P * count]
+    sin, cos, half = jnp.sin(angle), jnp.cos(angle), angle.shape[-1]
+    a, b, rest = jnp.split(x, [half, 2 * half], -1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], -1).astype(x.dtype)
+
+
 class Attention(nn.Module):
-    """Multi-head attention of x over itself, or over `context` where given (arXiv 1706.03762)."""
+    """Multi-head attention of x over itself, or over `context` where given (arXiv 1706.03762).
+
+    x[B, Q, D], context[B, K, E] or None, valid bool[B, K] or bool[B, Q, K] or None -> [B, Q, D]; with pos f32[B, Q, P] rotary.
+    """
 
     heads: int
     dtype: str = 'float32'
 
     @nn.compact
-    def __call__(self, x, context=None, valid=None):  # [B, Q, D], [B, K, E] | None, bool[B, K] | None -> [B, Q, D]
+    def __call__(self, x, context=None, valid=None, pos=None):
         width = x.shape[-1]
         if width % self.heads:
             raise InputError(f'width {width} is not a multiple of heads {self.heads}: choose heads that divide it')
@@ -237,6 +260,8 @@ class Attention(nn.Module):
             (q,) = StackedDense(1, width, (0,), self.dtype, name='q')(x)
             k, v = StackedDense(2, width, (1,), self.dtype, name='kv')(context)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
+        if pos is not None:
+            q, k = rotate(q, pos), rotate(k, pos)
         out = attend(q, k, v, valid).reshape(x.shape)
         return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name='out')(out)
 
@@ -251,8 +276,25 @@ class Mlp(nn.Module):
         return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name='fc2')(gelu(hidden))
 
 
+class Modulation(nn.Module):
+    """`count` vectors [count, B, 1, D] of a condition f32[B, D], all zero at first (adaLN-Zero of DiT, arXiv 2212.09748)."""
+
+    count: int
+    dtype: str = 'float32'
+
+    @nn.compact
+    def __call__(self, condition):
+        width = condition.shape[-1]
+        zero = nn.initializers.zeros
+        out = nn.Dense(self.count * width, dtype=self.dtype, kernel_init=zero, name='out')(nn.silu(condition))
+        return out.reshape(-1, self.count, 1, width).swapaxes(0, 1)
+
+
 class Block(nn.Module):
-    """Pre-norm block (arXiv 2010.11929); attends to `context` in place of itself where given."""
+    """Pre-norm block (arXiv 2010.11929); attends to `context` in place of itself where given.
+
+    A condition f32[B, D] shifts and scales what both branches read, and gates what they add (arXiv 2212.09748).
+    """
 
     heads: int
     mlp_ratio: float = 4.0
@@ -269,13 +311,22 @@ class Block(nn.Module):
         return x + branch
 
     @nn.compact
-    def __call__(self, x, context=None, valid=None, keep=None):  # keep: f32[2, B] | None, see drop_path
+    def __call__(self, x, context=None, valid=None, keep=None, pos=None, condition=None):  # keep: f32[2, B] | None, see drop_path
         keep = (None, None) if keep is None else keep
-        normed = LayerNorm(self.eps, name='norm1')(x)
-        branch = Attention(self.heads, self.dtype, name='attention')(normed, context, valid)
-        x = self._add(x, branch, keep[0], 'attention')
-        branch = Mlp(self.mlp_ratio, self.dtype, name='mlp')(LayerNorm(self.eps, name='norm2')(x))
-        return self._add(x, branch, keep[1], 'mlp')
+        shift1, scale1, gate1, shift2, scale2, gate2 = [None] * 6
+        if condition is not None:
+            shift1, scale1, gate1, shift2, scale2, gate2 = Modulation(6, self.dtype, name='modulation')(condition)
+        normed = modulate(LayerNorm(self.eps, name='norm1')(x), shift1, scale1)
+        branch = Attention(self.heads, self.dtype, name='attention')(normed, context, valid, pos)
+        x = self._add(x, branch if gate1 is None else branch * gate1, keep[0], 'attention')
+        normed = modulate(LayerNorm(self.eps, name='norm2')(x), shift2, scale2)
+        branch = Mlp(self.mlp_ratio, self.dtype, name='mlp')(normed)
+        return self._add(x, branch if gate2 is None else branch * gate2, keep[1], 'mlp')
+
+
+def modulate(x, shift=None, scale=None):
+    """x * (1 + scale) + shift, or x where there is no condition."""
+    return x if scale is None else x * (1 + scale) + shift
 
 
 class Blocks(nn.Module):
@@ -304,7 +355,7 @@ class Blocks(nn.Module):
         return nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
 
     @nn.compact
-    def __call__(self, x, context=None, valid=None, *, train=False):  # [B, N, D], ... -> [B, N, D]
+    def __call__(self, x, context=None, valid=None, pos=None, condition=None, *, train=False):  # [B, N, D], ... -> [B, N, D]
         block = partial(self._block_type(), self.heads, self.mlp_ratio, self.layer_scale, self.eps, self.dtype)
         keep = None
         if train and self.drop_path:
@@ -315,9 +366,9 @@ class Blocks(nn.Module):
 
             def body(x, layer):
                 params, keep = layer
-                return block(parent=None).apply({'params': params}, x, context, valid, keep), None
+                return block(parent=None).apply({'params': params}, x, context, valid, keep, pos, condition), None
 
             return lax.scan(body, x, (jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), keep))[0]
         for i in range(self.depth):
-            x = block(name=f'block_{i}')(x, context, valid, None if keep is None else keep[i])
+            x = block(name=f'block_{i}')(x, context, valid, None if keep is None else keep[i], pos, condition)
         return x

@@ -1,10 +1,10 @@
-"""The Vision Transformer as a masked encoder of tokens (arXiv 2010.11929, 2111.06377)."""
+"""The Transformer as a masked encoder of tokens: of patches (arXiv 2010.11929, 2111.06377), or of ids."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from mim_jax.errors import InputError
-from mim_jax.models.blocks import Blocks, LayerNorm, xavier
+from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, modulate, xavier
 from mim_jax.models.positions import Positions
 
 SIZES = {  # width, depth, heads
@@ -20,12 +20,13 @@ token_init = nn.initializers.normal(0.02)
 
 
 class ViT(nn.Module):
-    """encoder(raw, pos, valid, hidden, train=) -> dtype[B, E + K, D]: class token and registers first (E of them).
+    """encoder(raw, pos, valid, hidden, condition, train=) -> dtype[B, E + K, D]: class token and registers first (E of them).
 
-    raw f32[B, K, R] values; pos f32[B, K, P] coordinates; valid bool[B, K] or None, False is never attended to;
-    hidden bool[B, K] or None, where True the embedding gives way to a learned mask token before positions are added.
-    `size` names a row of `SIZES`; width, depth, heads and mlp_ratio override it. `grid` is the native grid, which all
-    positions but 'sincos' need. Raises InputError for an unknown or incomplete shape.
+    raw f32[B, K, R] values; pos f32[B, K, P] coordinates; valid bool[B, K] or None, False is never attended to, or
+    bool[B, K, K] where each token sees others; hidden bool[B, K] or None, where True the embedding gives way to a learned
+    mask token before positions are added; condition f32[B, D] or None, see `Block`. `size` names a row of `SIZES`; width,
+    depth, heads and mlp_ratio override it. `grid` is the native grid, which all positions but 'sincos' and 'rotary' need.
+    Raises InputError for an unknown or incomplete shape.
     """
 
     size: str | None = None
@@ -59,14 +60,19 @@ class ViT(nn.Module):
             raise InputError('ViT needs a size, or width, depth and heads')
         return shape
 
+    def _embed(self, raw, width):
+        return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name='embed')(raw)
+
     @nn.compact
-    def __call__(self, raw, pos, valid=None, hidden=None, *, train=False):
+    def __call__(self, raw, pos, valid=None, hidden=None, condition=None, *, train=False):
         width, depth, heads = self.shape
-        x = nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name='embed')(raw)
+        x = self._embed(raw, width)
         if hidden is not None:
             mask_token = self.param('mask_token', token_init, (width,))
             x = jnp.where(hidden[..., None], mask_token.astype(x.dtype), x)
-        x = x + Positions(width, self.positions, self.grid, name='positions')(pos).astype(x.dtype)
+        rotary = self.positions == 'rotary'
+        if not rotary:
+            x = x + Positions(width, self.positions, self.grid, name='positions')(pos).astype(x.dtype)
         prefix = []
         if self.class_token:
             prefix.append(self.param('class_token', token_init, (1, width)))
@@ -75,11 +81,25 @@ class ViT(nn.Module):
         if prefix:
             prefix = jnp.concatenate(prefix).astype(x.dtype)
             x = jnp.concatenate([jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape)), x], 1)
+            pos = jnp.pad(pos, [(0, 0), (self.num_prefix, 0), (0, 0)])
         if valid is not None:
-            valid = jnp.pad(valid, [(0, 0), (self.num_prefix, 0)], constant_values=True)
+            before = [(0, 0), *[(self.num_prefix, 0)] * (valid.ndim - 1)]
+            valid = jnp.pad(valid, before, constant_values=True)
         mlp_ratio = self.mlp_ratio or MLP_RATIOS.get(self.size, 4.0)
         x = Blocks(
             depth, heads, mlp_ratio, self.layer_scale, self.drop_path, self.eps, self.dtype, self.scan, self.remat,
             name='blocks',
-        )(x, valid=valid, train=train)  # fmt: skip
-        return LayerNorm(self.eps, name='norm')(x)
+        )(x, valid=valid, pos=pos if rotary else None, condition=condition, train=train)  # fmt: skip
+        x = LayerNorm(self.eps, name='norm')(x)
+        return x if condition is None else modulate(x, *Modulation(2, self.dtype, name='modulation')(condition))
+
+
+class Transformer(ViT):
+    """The same over ids: raw i32[B, K, 1] below `vocab`, embedded by a table; as text models have it, rotary positions and no prefix."""
+
+    vocab: int = 0
+    class_token: bool = False
+    positions: str = 'rotary'
+
+    def _embed(self, raw, width):
+        return nn.Embed(self.vocab, width, dtype=self.dtype, embedding_init=token_init, name='embed')(raw[..., 0])

@@ -1,6 +1,9 @@
 """The order of the calls: modules `(batch, key) -> (loss, aux)`."""
 
+from mim_jax.objectives.autoencoding import Autoencoding
 from mim_jax.objectives.classification import Classification
 from mim_jax.objectives.masked_prediction import MaskedPrediction, Term
+from mim_jax.objectives.sequence import Sequence
+from mim_jax.objectives.token_diffusion import TokenDiffusion
 
-__all__ = ['Classification', 'MaskedPrediction', 'Term']
+__all__ = ['Autoencoding', 'Classification', 'MaskedPrediction', 'Sequence', 'Term', 'TokenDiffusion']

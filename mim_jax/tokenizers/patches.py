@@ -1,6 +1,7 @@
 """Patches of arrays with any number of spatial axes: images, videos, volumes, spectrograms, series."""
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import Array
@@ -82,13 +83,22 @@ def patches(
     x = batch[key]
     grid = patch_grid(x.shape, patch)
     b, *cells = grid
-    index = jnp.stack(jnp.meshgrid(*map(jnp.arange, cells), indexing='ij'), -1).reshape(-1, len(cells))  # i32[N, P]
-    pos = index.astype(jnp.float32)
-    if native is not None and tuple(native) != tuple(cells):
-        if len(native) != len(cells):
-            raise ValueError(f'native grid {tuple(native)} and grid {tuple(cells)} differ in their number of axes')
-        pos = (pos + 0.5) * (jnp.array(native) / jnp.array(cells)) - 0.5
+    pos = coordinates(cells, native)
     valid = None
     if 'size' in batch:
-        valid = (index * jnp.array(patch) < batch['size'][:, None, :]).all(-1)  # bool[B, N]
+        valid = (coordinates(cells) * jnp.array(patch) < batch['size'][:, None, :]).all(-1)  # bool[B, N]
     return Tokens(patchify(x, patch), jnp.broadcast_to(pos, (b, *pos.shape)), valid, grid)
+
+
+def coordinates(cells: Sequence[int], native: Sequence[int] | None = None) -> Array:
+    """f32[N, P]: where the tokens of a grid lie, row-major: their indices, stretched to another grid `native` where it is given.
+
+    Raises:
+        ValueError: the grids differ in their number of axes.
+    """
+    pos = jnp.stack(jnp.meshgrid(*map(jnp.arange, cells), indexing='ij'), -1).reshape(-1, len(cells)).astype(jnp.float32)
+    if native is None or tuple(native) == tuple(cells):
+        return pos
+    if len(native) != len(cells):
+        raise ValueError(f'native grid {tuple(native)} and grid {tuple(cells)} differ in their number of axes')
+    return (pos + 0.5) * (jnp.array(native) / jnp.array(cells)) - 0.5

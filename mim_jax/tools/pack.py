@@ -76,6 +76,12 @@ def main(argv: list[str] | None = None) -> int:
     except (InputError, RunError) as error:
         print(f'mim_jax: {error}', file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    tell(indices)
+    return 0
+
+
+def tell(indices: Mapping[str, Mapping]) -> None:
+    """Prints what was written."""
     for folder, index in indices.items():
         size = sum(shard['bytes'] for shard in index['shards'])
         print(
@@ -83,7 +89,6 @@ def main(argv: list[str] | None = None) -> int:
         )
         for entry in index['skipped'][:SHOWN]:
             print(f'  {entry["name"]}: {entry["reason"]}')
-    return 0
 
 
 def _how(options: argparse.Namespace, media: str) -> dict:
@@ -180,8 +185,6 @@ def pack(
 ) -> dict[str, dict]:
     """Writes `dst`, and gives the index of each folder in it.
 
-    Several processes may pack at once: each writes beside `dst` under a name of its own, and the first to finish gets the name.
-
     Args:
         src: what `data.path` may be.
         media: 'image' or 'video'.
@@ -194,11 +197,32 @@ def pack(
         InputError: nothing readable at `src`, or `dst` exists.
         RunError: what was read back is not what was written, or the disk is full.
     """
+    new(dst)
+    return write(open_splits(src, labels=labels, media=media), dst, src, _way(media, how), shards, workers)
+
+
+def new(dst: Path) -> None:
+    """Raises InputError where `dst` exists."""
     if dst.exists():
         raise InputError(f'{dst} exists already: give a name that does not')
-    way = _way(media, how)
-    train, validation = open_splits(src, labels=labels, media=media)
-    parts = dict(train=train, val=validation) if validation is not None else {'': train}
+
+
+def write(
+    splits: tuple[Source, Source | None], dst: Path, src: str, way: 'Way', shards: int = 0, workers: int = 1
+) -> dict[str, dict]:
+    """Writes training and validation records (None = there are no such) as shards, reads them back, and gives the index of each folder.
+
+    Several processes may pack at once: each writes beside `dst` under a name of its own, and the first to finish gets the name.
+
+    Args:
+        src: where the records come from, for messages and the index.
+        way: how they are packed.
+
+    Raises:
+        InputError: nothing readable.
+        RunError: what was read back is not what was written, or the disk is full.
+    """
+    parts = dict(train=splits[0], val=splits[1]) if splits[1] is not None else {'': splits[0]}
     work = dst.with_name(f'.{dst.name}.{os.getpid()}.partial')
     try:
         work.mkdir(parents=True)
@@ -214,21 +238,21 @@ def pack(
     return indices
 
 
-class _Way(NamedTuple):
+class Way(NamedTuple):
     """How the records of a medium are packed and looked at."""
 
     media: str
     form: Callable  # (data of a record) -> bytes
-    channels: Callable[[bytes], int]
-    look: Callable[[bytes], None]  # decodes what was packed
+    look: Callable[[bytes], object]  # decodes what was packed
+    channels: Callable[[bytes], int] | None = None  # None = the index has no word of them
+    index: Mapping = {}  # what it says besides
 
 
-def _way(media: str, how: Mapping) -> _Way:
+def _way(media: str, how: Mapping) -> Way:
     if media == 'image':
-        return _Way(media, partial(recode, **how), _channels, _load)
-    how = dict(timeout=TIMEOUT) | dict(how)
-    look = partial(videos.first_frame, timeout=how['timeout'])
-    return _Way(media, partial(videos.repack, **how), lambda data: 0, look)
+        return Way(media, partial(recode, **how), _load, _channels)
+    how = dict(timeout=TIMEOUT) | dict(how)  # videos have the channels that a reader asks for
+    return Way(media, partial(videos.repack, **how), partial(videos.first_frame, timeout=how['timeout']))
 
 
 def _channels(data: bytes) -> int:
@@ -243,12 +267,12 @@ def _load(data: bytes) -> None:
         kind.load()
 
 
-def _write(source: Source, folder: Path, src: str, way: _Way, shards: int, workers: int) -> np.ndarray:
+def _write(source: Source, folder: Path, src: str, way: Way, shards: int, workers: int) -> np.ndarray:
     """Shards and index of one folder; gives the checksum u32[n] of each record written."""
     folder.mkdir(exist_ok=True)
     count = shards or -(-len(source) // SHARD)
     bounds = np.linspace(0, len(source), min(count, len(source)) + 1).astype(int)
-    checks, skipped, channels, entries = [], [], Counter(), []
+    checks, skipped, channels, entries = [], [dict(name=n, reason=why) for n, why in source.skipped], Counter(), []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
             file = folder / f'{number:05}-of-{len(bounds) - 1:05}.array_record'
@@ -265,12 +289,12 @@ def _write(source: Source, folder: Path, src: str, way: _Way, shards: int, worke
             entries.append(dict(file=file.name, count=len(checks) - before, bytes=file.stat().st_size))
     if not checks:
         raise InputError(
-            f'no readable record in {src}: all of {len(source)} records are bad, as {skipped[0]["name"]} ({skipped[0]["reason"]})'
+            f'no readable record in {src}: all of {len(source) + len(source.skipped)} records are bad, as {skipped[0]["name"]} ({skipped[0]["reason"]})'
         )
     index = dict(version=VERSION, count=len(checks), media=way.media, num_classes=source.num_classes, class_names=source.class_names,
-                 channels=dict(channels.most_common()), source=src, shards=entries, skipped=skipped)  # fmt: skip
-    if way.media == 'video':
-        del index['channels']  # they are those that a reader asks for
+                 channels=dict(channels.most_common()), source=src, shards=entries, skipped=skipped) | way.index  # fmt: skip
+    if not way.channels:
+        del index['channels']
     (folder / INDEX).write_text(json.dumps(index, indent=1) + '\n')
     return np.array(checks, np.uint32)
 
@@ -286,19 +310,19 @@ def _in_order(pool: ThreadPoolExecutor, function: Callable, rows: Sequence[int],
         yield running.popleft().result()
 
 
-def _prepare(source: Source, way: _Way, row: int) -> tuple[bytes, int, dict | None]:
+def _prepare(source: Source, way: Way, row: int) -> tuple[bytes, int, dict | None]:
     """A packed record and its channels, or why there is none."""
     try:
         record = source[row]
         data = way.form(record.data)
-        return encode(record._replace(data=data)), way.channels(data), None
+        return encode(record._replace(data=data)), way.channels(data) if way.channels else 0, None
     except (InputError, RunError):
         raise
     except Exception as error:
         return b'', 0, dict(name=source.name(row), reason=reason(error))
 
 
-def _verify(folder: Path, checks: np.ndarray, way: _Way, workers: int) -> None:
+def _verify(folder: Path, checks: np.ndarray, way: Way, workers: int) -> None:
     """Reads all back: as many, the same bytes, and each decodes."""
     source = open_source(str(folder), media=way.media)
     if len(source) != len(checks):

@@ -2,17 +2,19 @@
 
 import difflib
 import os
+from collections.abc import Callable
 from glob import glob
 from pathlib import Path
 
 import numpy as np
 
 from mim_jax.data.sources.base import Labels, Record, Source, Subset
+from mim_jax.data.sources.documents import Documents
 from mim_jax.errors import InputError
 
 TRAIN = ('train', 'training')
 MEDIA = ('image', 'video')
-VALIDATION = ('val', 'valid', 'validation', 'test')
+VALIDATION = ('val', 'valid', 'validation', 'dev', 'test')
 
 __all__ = [
     'Labels',
@@ -34,15 +36,22 @@ def open_source(path: str, labels: str = 'auto', class_names: list[str] | None =
         path: a folder of files (flat, nested, a folder per class), a list file (.txt, .csv), a glob, .parquet (file, folder of
             shards or glob), .npz, .npy, a folder of packed shards; `FILE.parquet:SPLIT` and `FILE.csv:SPLIT` keep the rows whose
             column `split` says so; a saved Hugging Face data set, `builtin:NAME[:split]`, `tfds:NAME[:split]`, `hf:NAME[:split]`.
+            Of text a .txt is a document, and .csv and .jsonl are tables with a column of them.
         labels: 'auto', 'none', or the name of a column.
         class_names: number the classes like these of the training records.
-        media: 'image' or 'video': which files of a folder and columns of a table count.
+        media: 'image', 'video' or 'text': which files of a folder and columns of a table count; 'tokens' of packed shards.
 
     Raises:
         InputError: nothing there, or nothing that can be read; the sentence has the nearest name.
     """
+    from mim_jax.data.sources import array_record
+
     path = os.path.expanduser(path)
     scheme, _, rest = path.partition(':')
+    here = Path(path)
+    shards = scheme == 'builtin' or (here / array_record.INDEX).exists()
+    if media == 'tokens' and (rest or here.exists()) and not shards:
+        raise InputError(f'{path}: tokens are read from shards, which python -m mim_jax.tools.tokenize DATA OUT writes')
     if rest and scheme == 'builtin':
         from mim_jax.data.sources.builtin import builtin
 
@@ -71,8 +80,8 @@ def _open_files(path: str, labels: str, class_names: list[str] | None, media: st
 
         return Parquet(shards, labels, class_names, split, media)
     stem, _, split = path.rpartition(':')
-    if stem.endswith('.csv') and Path(stem).exists():
-        return folder.listing(Path(stem), labels, class_names, media, split)
+    if stem.endswith(('.csv', '.jsonl')) and Path(stem).exists():
+        return _listing(Path(stem), labels, class_names, media, split)
     here = Path(path)
     if not here.exists():
         if any(c in path for c in '*?['):
@@ -86,11 +95,20 @@ def _open_files(path: str, labels: str, class_names: list[str] | None, media: st
         return folder.folder(here, labels, class_names, media)
     if here.suffix in ('.npz', '.npy'):
         return npz.Arrays(here, labels, class_names, media)
-    if here.suffix in ('.txt', '.csv'):
-        return folder.listing(here, labels, class_names, media)
+    if media == 'text' and here.suffix.lower() in folder.SUFFIXES['text']:
+        return folder.document(here, labels)
+    if here.suffix in ('.txt', '.csv') or here.suffix == '.jsonl' and media == 'text':
+        return _listing(here, labels, class_names, media)
     raise InputError(
-        f'{path}: cannot read {here.suffix or "this kind of"} files; give a folder, .parquet, .npz, .npy, .txt or .csv'
+        f'{path}: cannot read {here.suffix or "this kind of"} files; give a folder, .parquet, .npz, .npy, .txt, .csv, or .jsonl of text'
     )
+
+
+def _listing(path: Path, labels: str, class_names: list[str] | None, media: str, split: str | None = None) -> Source:
+    """A list of files, or a table of texts."""
+    from mim_jax.data.sources import folder, table
+
+    return (table.Table if media == 'text' else folder.listing)(path, labels, class_names, media, split)
 
 
 def _parquet_shards(path: str) -> tuple[list[Path], str | None]:
@@ -125,7 +143,7 @@ def _missing(path: Path) -> str:
 def find_splits(path: str) -> tuple[str, str]:
     """The paths of the training and of the validation records at `path`; '' = it has no validation records of its own.
 
-    Knows PATH/train beside PATH/val or PATH/test, shards named train-* beside test-*, a column `split` of a .parquet or .csv, and the splits of
+    Knows PATH/train beside PATH/val or PATH/test, shards named train-* beside test-*, a column `split` of a .parquet, .csv or .jsonl, and the splits of
     builtin:, tfds: and hf: names.
     """
     path = os.path.expanduser(path)
@@ -145,10 +163,11 @@ def find_splits(path: str) -> tuple[str, str]:
             return _pair(path, folders, '{}/{}')
         shards = _shard_folder(here)
         return _pair(str(shards), {p.name.split('-')[0] for p in shards.glob('*-*.parquet')}, '{}/{}-*.parquet')
-    if here.suffix in ('.parquet', '.csv') and here.exists():
-        from mim_jax.data.sources import folder, parquet
+    if here.suffix in ('.parquet', '.csv', '.jsonl') and here.exists():
+        from mim_jax.data.sources import folder, parquet, table
 
-        return _pair(path, (folder if here.suffix == '.csv' else parquet).splits_of(here), '{}:{}')
+        kinds = {'.parquet': [parquet], '.csv': [table, folder], '.jsonl': [table]}[here.suffix]
+        return _pair(path, next(filter(None, (kind.splits_of(here) for kind in kinds)), set()), '{}:{}')
     return path, ''
 
 
@@ -180,9 +199,13 @@ def find_media(path: str) -> str:
 def hold_out(source: Source, share: float) -> tuple[Source, Source]:
     """Splits a source in two, the second with `share` of the records: always the same ones, whatever the seed of the run.
 
+    Of a single document it has the end.
+
     Raises:
         InputError: either part would be empty.
     """
+    if isinstance(source, Documents) and len(source) == 1:
+        return source.cut(share)
     count = round(len(source) * share)
     if not 0 < count < len(source):
         raise InputError(f'data.holdout={share} of {len(source)} records leaves one part empty')
@@ -191,15 +214,23 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source]:
 
 
 def open_splits(
-    path: str, val_path: str = '', labels: str = 'auto', holdout: float = 0.0, media: str = 'image'
+    path: str,
+    val_path: str = '',
+    labels: str = 'auto',
+    holdout: float = 0.0,
+    media: str = 'image',
+    divide: Callable[[Source], Source] = lambda source: source,
 ) -> tuple[Source, Source | None]:
     """The training and the validation records: those of `val_path`, else those found at `path`, else a share `holdout`.
+
+    Args:
+        divide: applied to what is opened, before a share is held out.
 
     Raises:
         InputError: as `open_source`.
     """
     train_path, found = find_splits(path)
-    train = open_source(train_path, labels, media=media)
+    train = divide(open_source(train_path, labels, media=media))
     if val_path or found:
-        return train, open_source(val_path or found, labels, train.class_names, media)
+        return train, divide(open_source(val_path or found, labels, train.class_names, media))
     return hold_out(train, holdout) if holdout else (train, None)

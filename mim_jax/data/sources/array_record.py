@@ -1,7 +1,8 @@
-"""Our packed shards: ArrayRecord files beside an index.json, as `python -m mim_jax.tools.pack` writes them.
+"""Our packed shards: ArrayRecord files beside an index.json, as `python -m mim_jax.tools.pack` and `.tokenize` write them.
 
 A record is a little-endian header `label i64, length of the name u32`, the name in UTF-8, then the encoded image or video (the
-bytes of a file: JPEG, PNG, WebP, TIFF, MP4, ..., or NPY).
+bytes of a file: JPEG, PNG, WebP, TIFF, MP4, ..., or NPY), or an NPY of token ids. The index of these says in `tokens` what
+they are: their `shape` and `vocab`, and what made them.
 """
 
 import json
@@ -41,11 +42,11 @@ class Packed(Source):
             index = json.loads((path / INDEX).read_text())
             paths = [path / shard['file'] for shard in index['shards']]
             count, num_classes, names = index['count'], index['num_classes'], index['class_names']
-            holds = index.get('media', 'image')
+            holds, self.tokens = index.get('media', 'image'), index.get('tokens', {})
         except (json.JSONDecodeError, KeyError) as error:
             raise InputError(f'{path / INDEX}: not the index of packed shards ({error!r})') from error
         if holds != media:
-            raise InputError(f'{path} holds packed {holds}s, but the config is one of {media}s')
+            raise InputError(f'{path} holds packed {holds.rstrip("s")}s, but the config is one of {media.rstrip("s")}s')
         if missing := [file for file in paths if not file.exists()]:
             raise InputError(f'{path / INDEX} names {missing[0]}, which is missing: pack again, or copy all shards')
         self.path, self.labels, self.media = path, labels, media

@@ -20,7 +20,7 @@ class Record(NamedTuple):
     """One sample before decoding."""
 
     name: str  # what a list of bad samples shows: a path, or FILE:ROW
-    data: bytes | np.ndarray | Video  # an encoded image or video, or an array [h, w(, C)], [T, h, w(, C)]
+    data: bytes | np.ndarray | Video  # an encoded image or video, text, or an array of pixels or ids
     label: int  # -1 = unlabelled
 
 
@@ -41,6 +41,7 @@ class Source:
 
     num_classes: int = 0  # 0 = unlabelled
     class_names: list[str] | None = None  # where the classes have names
+    skipped: Sequence[tuple[str, str]] = ()  # (name, reason) of what was found unusable at once and is no record
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -85,6 +86,26 @@ class Subset(Source):
 
     def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))
+
+
+_TEXTS = ('text', 'content', 'document', 'sentence', 'body', 'article', 'story')
+_NO_TEXTS = ('split', 'label', 'labels', 'label_name', 'class', 'target', 'category', 'id', 'url', 'path', 'name')
+
+
+def text_column(strings: Sequence[str], where: str) -> str:
+    """Which of the columns of strings holds the documents: one with a usual name, or the only one.
+
+    Raises:
+        InputError: it cannot be told.
+    """
+    named = [name for name in _TEXTS if name in strings]
+    found = [name for name in strings if name not in _NO_TEXTS]
+    if not named and len(found) != 1:
+        raise InputError(
+            f'{where}: which column is the text? It has to be called {_TEXTS[0]}, {_TEXTS[1]} or {_TEXTS[2]}, or be the '
+            f'only one of strings; there are {", ".join(strings) or "none"}'
+        )
+    return (named or found)[0]
 
 
 def number(values: Sequence, names: list[str] | None, where: str) -> Labels:

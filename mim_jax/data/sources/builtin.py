@@ -1,4 +1,4 @@
-"""Data that comes with the install: scikit-learn's 1797 real handwritten digits of 8 x 8 pixels, still or moving."""
+"""Data that comes with the install: scikit-learn's 1797 real handwritten digits of 8 x 8 pixels, still or moving; Python's help."""
 
 import numpy as np
 
@@ -68,10 +68,44 @@ def film(image: np.ndarray, motion: str, seed: int) -> np.ndarray:
     return frames
 
 
-SETS = dict(digits=Digits, moving_digits=MovingDigits)
+class DigitLevels(Digits):
+    """The same with their 17 grey levels as tokens, i32[8, 8] of 0 to 16."""
+
+    media = 'tokens'
+    tokens = dict(shape=(8, 8), vocab=17)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.name(index), np.round(self.images[index] * (16 / 255)).astype(np.int32), int(self.labels.ids[index]))
+
+    @staticmethod
+    def decode(rows: np.ndarray) -> np.ndarray:
+        """i32[R, 64] to uint8[R, 8, 8, 1]."""
+        return np.round(np.asarray(rows).reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
 
 
-def builtin(rest: str, labels: str, media: str = 'image') -> Digits:
+class PythonTopics(Labelled):
+    """What `help('TOPIC')` says of each of Python's topics, some 80 documents of English; every tenth is for the test."""
+
+    media = 'text'
+
+    def __init__(self, split: str = 'train'):
+        from pydoc_data.topics import topics
+
+        self.names = [name for i, name in enumerate(sorted(topics)) if (i % 10 == 9) == (split == 'test')]
+        self.texts = [topics[name].encode() for name in self.names]
+        self.labels = Labels(np.full(len(self.names), -1, np.int32))
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.name(index), self.texts[index], -1)
+
+    def name(self, index: int) -> str:
+        return f'python_topics:{self.names[index]}'
+
+
+SETS = dict(digits=Digits, digit_levels=DigitLevels, moving_digits=MovingDigits, python_topics=PythonTopics)
+
+
+def builtin(rest: str, labels: str, media: str = 'image') -> Digits | PythonTopics:
     """The source of `builtin:NAME[:split]`.
 
     Raises:
@@ -81,7 +115,7 @@ def builtin(rest: str, labels: str, media: str = 'image') -> Digits:
     if name not in SETS or split not in ('', 'train', 'test'):
         raise InputError(f'no builtin:{rest}: there are {" and ".join(f"builtin:{n}, builtin:{n}:test" for n in SETS)}')
     if SETS[name].media != media:
-        raise InputError(f'builtin:{name} holds {SETS[name].media}s, but the config is one of {media}s')
+        raise InputError(f'builtin:{name} holds {SETS[name].media}, but the config is one of {media}')
     source = SETS[name](split or 'train')
     if labels == 'none':
         source.labels = Labels(np.full(len(source), -1, np.int32))

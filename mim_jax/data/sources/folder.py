@@ -1,4 +1,4 @@
-"""Files of images or videos: a flat or nested folder, a folder per class, a list file, a glob."""
+"""Files of images, videos or text: a flat or nested folder, a folder per class, a list file, a glob."""
 
 import csv
 import math
@@ -16,13 +16,14 @@ from mim_jax.errors import InputError
 SUFFIXES = dict(
     image=('.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.npy', '.bmp', '.gif'),
     video=('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.ts', '.wmv', '.flv', '.3gp', '.ogv'),
+    text=('.txt', '.md', '.rst', '.tex', '.html', '.py', '.c', '.h', '.cpp', '.java', '.js', '.go', '.rs', '.sh'),
 )
 _LABELS, _NO_LABELS = ('label', 'labels', 'class', 'target'), ('start', 'end', 'split')
 _HEADERS = ('path', 'file', 'filename', 'file_name', 'image', 'video', 'name')
 
 
 class Files(Labelled):
-    """Files `names`, relative to `root`: images are read when asked for, videos are left to the decoder.
+    """Files `names`, relative to `root`: images and texts are read when asked for, videos are left to the decoder.
 
     spans: (start, end) of each video in seconds, end None = its end; None = all of every file.
     """
@@ -80,6 +81,16 @@ def matching(pattern: str, labels: str, media: str = 'image') -> Files:
         found = ', '.join(f'{count} {kind}' for kind, count in found) or 'nothing'
         raise InputError(f'no {media} file matches {pattern}: looked for {" ".join(SUFFIXES[media])}, found {found}')
     return Files('', names, Labels(np.full(len(names), -1, np.int32)), media)
+
+
+def document(path: Path, labels: str) -> Files:
+    """One file of text.
+
+    Raises:
+        InputError: `labels` names a column.
+    """
+    _no_column(labels, path)
+    return Files(str(path.parent), [path.name], Labels(np.full(1, -1, np.int32)), 'text')
 
 
 def listing(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mim_jax.data.sources.base import Labelled, Labels, Record, Video, number
+from mim_jax.data.sources.base import Labelled, Labels, Record, Video, number, text_column
 from mim_jax.errors import InputError
 
 _LABELS = ('label', 'labels', 'fine_label')
@@ -37,7 +37,7 @@ def splits(name: str) -> set[str]:
 
 
 class HuggingFace(Labelled):
-    """One split; images and videos stay encoded."""
+    """One split; images and videos stay encoded, texts are UTF-8."""
 
     def __init__(self, rest: str, labels: str, class_names: list[str] | None, media: str = 'image'):
         datasets = _library()
@@ -49,8 +49,10 @@ class HuggingFace(Labelled):
                 raise InputError(f'hf:{rest}: no split {split!r}, only {", ".join(loaded)}')
             loaded = loaded[split]
         features = loaded.features
-        kind = dict(image=datasets.Image, video=datasets.Video)[media]
+        kind = dict(image=datasets.Image, video=datasets.Video, text=datasets.Value)[media]
         found = [key for key, feature in features.items() if isinstance(feature, kind)]
+        if media == 'text':
+            found = [text_column([key for key in found if features[key].dtype.endswith('string')], f'hf:{rest}')]
         if not found:
             kinds = ', '.join(f'{key} ({type(feature).__name__})' for key, feature in features.items())
             raise InputError(f'hf:{rest}: no {media} among its features {kinds}')
@@ -64,11 +66,13 @@ class HuggingFace(Labelled):
         auto = next((key for key in _LABELS if key in features), None)
         column = {'auto': auto, 'none': None}.get(labels, labels)
         self.labels = _labels(loaded, column, class_names, rest)
-        self.data = loaded.select_columns([self.column]).cast_column(self.column, kind(decode=False))
+        self.data = loaded.select_columns([self.column])
+        if media != 'text':
+            self.data = self.data.cast_column(self.column, kind(decode=False))
 
     def __getitem__(self, index: int) -> Record:
         value = self.data[index][self.column]
-        data = value['bytes']
+        data = (value or '').encode() if self.media == 'text' else value['bytes']
         if data is None:
             data = Video(value['path']) if self.media == 'video' else Path(value['path']).read_bytes()
         return Record(self.name(index), data, int(self.labels.ids[index]))

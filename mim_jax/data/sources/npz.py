@@ -17,6 +17,8 @@ class Arrays(Labelled):
     """Records [H, W(, C)] or [T, H, W(, C)] of an array file; a .npy is mapped into memory, not read."""
 
     def __init__(self, path: Path, labels: str, class_names: list[str] | None, media: str = 'image'):
+        if media not in _NAMES:
+            raise InputError(f'{path}: arrays of {media} are not read; give text files, .parquet, .jsonl or .csv')
         self.path, self.given = path, (labels, class_names, media)
         self.arrays, values = _read(path, labels, media)
         if self.arrays.ndim not in _NDIM[media]:

@@ -1,4 +1,4 @@
-"""Parquet with encoded images or videos, as Hugging Face writes it: struct{bytes, path} or bytes, with a column of labels."""
+"""Parquet with encoded images or videos, as Hugging Face writes it: struct{bytes, path} or bytes, or with texts; and labels."""
 
 import bisect
 import json
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mim_jax.data.sources.base import Labelled, Labels, Record, Video, number
+from mim_jax.data.sources.base import Labelled, Labels, Record, Video, number, text_column
 from mim_jax.errors import InputError
 
 CACHE_BYTES = 1 << 30  # of encoded row groups kept by each process
@@ -70,7 +70,7 @@ class Parquet(Labelled):
         self._open_cache()
 
     def _fields(self, group: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
-        """Encoded images and their paths in a row group, those read last from memory."""
+        """Encoded images, or texts, and their paths in a row group, those read last from memory."""
         if fields := self._cache.get(group):
             return fields
         with self._lock:
@@ -100,7 +100,8 @@ class Parquet(Labelled):
         if value is None and paths is not None and (path := paths[offset].as_py()):
             path = Path(self.files[0]).parent / path  # relative to the shard
             value = Video(str(path)) if self.media == 'video' else path.read_bytes()
-        return Record(self._name(group, row), value or b'', int(self.labels.ids[index]))
+        value = value.encode() if isinstance(value, str) else value or b''
+        return Record(self._name(group, row), value, int(self.labels.ids[index]))
 
     def name(self, index: int) -> str:
         return self._name(*self._place(index))
@@ -144,6 +145,10 @@ def _features(schema: pa.Schema) -> dict:
 
 
 def _column_of(media: str, schema: pa.Schema, features: dict, where: str) -> str:
+    if media == 'text':
+        kinds = (pa.types.is_string, pa.types.is_large_string)
+        return text_column([field.name for field in schema if any(kind(field.type) for kind in kinds)], where)
+
     def holds_files(field) -> bool:
         kind = field.type
         return (

@@ -1,0 +1,124 @@
+"""What a model of tokens writes and draws, and how its statistics compare with the data's."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+
+from mim_jax import samplers
+from mim_jax.errors import InputError
+from mim_jax.evals.features import put
+from mim_jax.evals.pictures import sheet
+from mim_jax.masks import schedule
+
+SAMPLERS = ('ancestral', 'first_hitting', 'remasking', 'confidence')
+HOLE = '\u27e6', '\u27e7'  # around what was filled in
+
+
+def make_sampler(objective, spec: Mapping) -> Callable:
+    """`(params, key, ids i32[B, N], hidden bool[B, N], label i32[B] | None) -> i32[B, N]`, jitted, by what a config says.
+
+    Args:
+        objective: has `answer(ids, hidden, level, label) -> logits`.
+        spec: `name` of a sampler and its options; besides, those of `samplers.token` (temperature, top_k, top_p, method), `schedule`
+            and `power` of `masks.schedule`, and `guidance`, the scale of `samplers.guide`; 1 = none.
+
+    Raises:
+        InputError: unknown sampler or schedule.
+    """
+    options = dict(spec)
+    name, guidance = options.pop('name'), options.pop('guidance', 1.0)
+    if name not in SAMPLERS:
+        raise InputError(f'sampler {name!r} is not one of {", ".join(SAMPLERS)}')
+    if objective.exact and name != 'first_hitting':
+        raise InputError(f"sampler {name!r} draws in any order: an autoregressive model takes name='first_hitting', block=1")
+    how = {key: options.pop(key) for key in ('temperature', 'top_k', 'top_p', 'method') if key in options}
+    kind = {key: options.pop(key) for key in ('schedule', 'power') if key in options}
+    if name != 'first_hitting':
+        options['share'] = schedule(*(kind.get(key, value) for key, value in (('schedule', 'linear'), ('power', 1.0)))).share
+    sampler = partial(getattr(samplers, name), draw=partial(samplers.token, **how), **options)
+
+    @jax.jit
+    def sample(params: dict, key: Array, ids: Array, hidden: Array, label: Array | None = None) -> Array:
+        def logits_fn(ids, hidden, level):
+            answer = partial(objective.apply, {'params': params}, ids, hidden, level, method='answer')
+            return answer(label) if guidance == 1 else samplers.guide(answer(label), answer(None), guidance)
+
+        return sampler(key, logits_fn, ids, hidden)
+
+    return sample
+
+
+def generation(
+    objective, data, *, sampler: Mapping, rows: int = 16, show: int = 8, seed: int = 0, hole: float = 0.5
+) -> Callable:
+    """`params -> {name: value}`: samples, a filled hole, and their statistics beside those of as many validation records.
+
+    Texts: 'sample', `show` of them, and 'infilling', a validation record whose middle was hidden and drawn again. Images: 'sample', a sheet
+    of all, a column for each class where the model knows classes. Numbers, of samples and of data: 'eval/sample_unigram_bits' and
+    'eval/data_unigram_bits', entropies of the distribution of tokens, the same of pairs of neighbours ('bigram'), and
+    'eval/unigram_distance' and 'eval/bigram_distance', the total variation between both.
+
+    Args:
+        sampler: see `make_sampler`.
+        rows: samples, and records they are compared with.
+        show: texts that are written out.
+        seed: of the samples.
+        hole: share of a record that is hidden to be filled in; 0 = none.
+    """
+    sample = make_sampler(objective, sampler)
+    classes = objective.condition.num_classes if objective.condition is not None else 0
+
+    def evaluate(params: dict) -> dict:
+        batch = next(iter(data.val(rows)))
+        given, real = batch['ids'], batch.get('segment', np.ones_like(batch['ids'])) > 0
+        label = np.arange(rows, dtype=np.int32) % classes if classes else None
+        drawn = run(params, seed, np.zeros((rows, given.shape[1]), np.int32), True, label)
+        found = statistics(drawn, given, real)
+        if data.decode is None:
+            return found
+        shown = data.decode(drawn)
+        if not isinstance(shown[0], str):
+            names = data.class_names or [str(i) for i in range(classes)]
+            return found | dict(sample=sheet(shown, names[:classes]))
+        found['sample'] = '\n\n'.join(f'--- sample {i}\n{text}' for i, text in enumerate(shown[:show])) + '\n'
+        if hole and not objective.exact:
+            found['infilling'] = filled(params, given, real)
+        return found
+
+    def run(params, seed, ids, hidden, label=None):
+        rows, hidden = len(ids), np.broadcast_to(hidden, ids.shape)
+        arrays = put(dict(ids=ids, hidden=hidden) | ({} if label is None else dict(label=label)), rows)
+        out = sample(params, jax.random.key(seed), arrays['ids'], arrays['hidden'], arrays.get('label'))
+        return np.asarray(multihost_utils.process_allgather(out, tiled=True))[:rows]
+
+    def filled(params, given, real):
+        length = int(real[0].sum())
+        start = round(length * (1 - hole) / 2)
+        hidden = (np.arange(given.shape[1]) >= start) & (np.arange(given.shape[1]) < length - start)
+        drawn = run(params, seed, given[:1], hidden | ~real[:1])
+        before, inside, after = (data.decode(x)[0] for x in np.split(drawn[:, :length], [start, length - start], 1))
+        truth = data.decode(given[:1, start : length - start])[0]
+        return f'{before}{HOLE[0]}{inside}{HOLE[1]}{after}\n\n--- hidden was\n{truth}\n'
+
+    return evaluate
+
+
+def statistics(samples: np.ndarray, given: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """Entropies in bits of the unigrams and bigrams of i32[R, N] samples and of what is real bool[R, N] of the data, and the total
+    variation between both."""
+    found = {}
+    for name, width in (('unigram', 1), ('bigram', 2)):
+        grams = [np.lib.stride_tricks.sliding_window_view(x, width, 1) for x in (samples, given, real)]
+        grams = [grams[0].reshape(-1, width), grams[1][grams[2].all(-1)]]
+        kinds, place = np.unique(np.concatenate(grams), axis=0, return_inverse=True)
+        parts = np.split(place.ravel(), [len(grams[0])])
+        p, q = (np.bincount(part, minlength=len(kinds)) / max(len(part), 1) for part in parts)
+        for whose, x in (('sample', p), ('data', q)):
+            found[f'eval/{whose}_{name}_bits'] = float(-(x[x > 0] * np.log2(x[x > 0])).sum())
+        found[f'eval/{name}_distance'] = float(np.abs(p - q).sum() / 2)
+    return found

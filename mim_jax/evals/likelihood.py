@@ -1,0 +1,94 @@
+"""How likely validation data are under a model of tokens: bounds, exact values, and what is neither."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mim_jax.evals.features import put
+from mim_jax.masks import absorbing
+
+
+def likelihood(
+    objective, data, *, draws: int = 8, batch_size: int = 32, mask: Mapping | None = None, seed: int = 0
+) -> Callable:
+    """`params -> {'eval/nelbo_nats', ...}`: the negative evidence lower bound of the validation data, or of what is autoregressive the exact value.
+
+    nelbo_nats and bits_per_token are per token, perplexity is e to the former; bits_per_byte, of text, divides by the
+    bytes of UTF-8 that the tokens stand for. nelbo_nats_error is the standard error that comes from drawing masks, not from the choice
+    of the data; levels are spread over the draws of a row, which makes it an upper estimate.
+
+    Args:
+        objective: has `nats(batch, key, mask) -> (nats f32[B], tokens f32[B])`, and `exact`.
+        data: LabelledData.
+        draws: masks of each row, 2 or more.
+        batch_size: rows at once, each `draws` times.
+        mask: options of `masks.absorbing`. None = by counts, whose estimate varies least, or as in training where the network is told the
+            level: there the bounds of other schedules are those of other models.
+        seed: of the masks.
+    """
+    exact, told = objective.exact, objective.condition is not None and objective.condition.level
+    draw = objective.mask if mask is None and told and not exact else partial(absorbing, **(mask or dict(by='count')))
+    draws = 1 if exact else draws
+
+    @jax.jit
+    def nats(params: dict, batch: dict, key: jax.Array):
+        batch = data.augment(key, batch, train=False)
+        many = {name: jnp.repeat(x, draws, 0) for name, x in batch.items()}
+        grid = objective.tokenizer(many).grid
+        found, tokens = objective.apply(
+            {'params': params}, many, key, None if exact else draw(key, grid), method='nats'
+        )
+        return found.reshape(-1, draws), tokens[::draws], batch.get('bytes', jnp.zeros(len(batch['valid'])))
+
+    def evaluate(params: dict) -> dict[str, float]:
+        total = variance = tokens = size = 0.0
+        for i, batch in enumerate(data.val(batch_size)):
+            outs = nats(params, put(batch, batch_size), jax.random.fold_in(jax.random.key(seed), i))
+            found, count, bytes_ = (np.float64(x) for x in multihost_utils.process_allgather(outs, tiled=True))
+            total += found.mean(1).sum()
+            variance += found.var(1, ddof=1).sum() / draws if draws > 1 else 0.0
+            tokens, size = tokens + count.sum(), size + bytes_.sum()
+        return numbers(total, tokens, size) | ({} if exact else {'eval/nelbo_nats_error': math.sqrt(variance) / tokens})
+
+    return evaluate
+
+
+def numbers(nats: float, tokens: float, size: float) -> dict[str, float]:
+    """The same in the units that papers use; `size` in bytes, 0 = not known."""
+    each = nats / tokens
+    found = {'eval/nelbo_nats': each, 'eval/bits_per_token': each / math.log(2), 'eval/perplexity': math.exp(min(each, 700))}
+    return found | ({'eval/bits_per_byte': nats / size / math.log(2)} if size else {})
+
+
+def pseudo_likelihood(objective, data, *, rows: int = 4) -> Callable:
+    """`params -> {'eval/pseudo_nats'}`: mean nats of a token when all others are seen (arXiv 1910.14659).
+
+    It is no likelihood and bounds none: it is nearly always lower. Every token of the first `rows` records takes a pass of the network.
+    """
+
+    @jax.jit
+    def nats(params: dict, batch: dict):
+        n = batch['ids'].shape[1]
+
+        def one(i):
+            mask = absorbing(jax.random.key(0), (rows, n))
+            hidden = jnp.broadcast_to(jnp.arange(n) == i, (rows, n))
+            mask = mask.replace(hidden=hidden, weight=hidden.astype(jnp.float32), level=jnp.full(rows, 1 / n))
+            return objective.apply({'params': params}, batch, jax.random.key(0), mask, method='nats')[0].sum()
+
+        total = jax.lax.map(one, jnp.arange(n)).sum()
+        full = absorbing(jax.random.key(0), (rows, n))
+        return total, objective.apply({'params': params}, batch, jax.random.key(0), full, method='nats')[1].sum()
+
+    def evaluate(params: dict) -> dict[str, float]:
+        batch = {name: x[:rows] for name, x in next(iter(data.val(rows))).items()}
+        outs = nats(params, put(batch, rows))
+        total, tokens = (float(np.sum(x)) for x in outs)
+        return {'eval/pseudo_nats': total / tokens}
+
+    return evaluate

@@ -1,0 +1,35 @@
+"""What a network is told besides its tokens, as one vector."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+FREQUENCIES = 256
+
+
+class Condition(nn.Module):
+    """condition(rows, level f32[B] | None, label i32[B] | None) -> f32[B, width], the sum of what it is made for (DiT, arXiv 2212.09748).
+
+    `level` in [0, 1]: time, or a level of noise; `num_classes`: label -1 stands for no class, an embedding of its own.
+    """
+
+    width: int
+    level: bool = False
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, rows: int, level: Array | None = None, label: Array | None = None) -> Array:
+        out = jnp.zeros((rows, self.width))
+        if self.level:
+            level = jnp.zeros(rows) if level is None else level
+            omega = 10000.0 ** -(jnp.arange(FREQUENCIES // 2) / (FREQUENCIES // 2))
+            angle = 1000 * level[:, None] * omega
+            waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+            normal = nn.initializers.normal(0.02)
+            hidden = nn.silu(nn.Dense(self.width, kernel_init=normal, name='level1')(waves))
+            out += nn.Dense(self.width, kernel_init=normal, name='level2')(hidden)
+        if self.num_classes:
+            label = jnp.full(rows, -1) if label is None else label
+            table = nn.Embed(self.num_classes + 1, self.width, embedding_init=nn.initializers.normal(0.02), name='label')
+            out += table(jnp.where(label < 0, self.num_classes, label))
+        return out

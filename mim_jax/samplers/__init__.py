@@ -1,0 +1,6 @@
+"""From noise to samples: pure kernels `(key, network, ...) -> samples`, each jitted whole."""
+
+from mim_jax.samplers.draw import categorical, guide, sharpen, token
+from mim_jax.samplers.masked import ancestral, confidence, first_hitting, remasking
+
+__all__ = ['ancestral', 'categorical', 'confidence', 'first_hitting', 'guide', 'remasking', 'sharpen', 'token']

@@ -1,0 +1,84 @@
+"""Drawing a token from logits f32[..., V]: exact, and what is done to the logits before."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+NEVER = -jnp.inf  # logit of what is not to be drawn
+
+
+def categorical(key: Array, logits: Array) -> Array:
+    """i32[...] drawn from softmax(logits f32[..., V]) by inverting its cumulative distribution.
+
+    The noise is one uniform number a token, so nothing is cut off. The usual argmax of logits + Gumbel noise made of
+    32-bit uniforms is: noise above 17 never comes, and a large vocabulary is drawn as at a lower temperature (arXiv 2409.02908).
+    Tokens of probability 0 are never drawn.
+    """
+    return inverse(jax.random.uniform(key, logits.shape[:-1]), logits)
+
+
+def inverse(u: Array, logits: Array) -> Array:
+    """i32[...]: the token at u in [0, 1) of the cumulative distribution of softmax(logits).
+
+    Two levels, blocks of tokens and tokens of a block, keep the sums short, and so exact to a few units in the last place.
+    """
+    p = jax.nn.softmax(logits.astype(jnp.float32), -1)
+    size = logits.shape[-1]
+    width = max(int(size**0.5), 1)
+    p = jnp.pad(p, [(0, 0)] * (p.ndim - 1) + [(0, -size % width)]).reshape(*p.shape[:-1], -1, width)
+    block, rest = _locate(u, p.sum(-1))
+    inside = jnp.take_along_axis(p, block[..., None, None], -2)[..., 0, :]  # f32[..., width]
+    place, _ = _locate(rest, inside)
+    return block * width + place
+
+
+def _locate(u: Array, mass: Array) -> tuple[Array, Array]:
+    """Which of mass f32[..., n] the share u of their sum falls into, i32[...], and the share of that one below it, f32[...]."""
+    edges = jnp.cumsum(mass, -1)
+    below = jnp.minimum(u * edges[..., -1], jnp.nextafter(edges[..., -1], jnp.zeros(())))
+    index = (edges <= below[..., None]).sum(-1, dtype=jnp.int32)
+    width = jnp.take_along_axis(mass, index[..., None], -1)[..., 0]
+    start = jnp.take_along_axis(edges, index[..., None], -1)[..., 0] - width
+    return index, jnp.clip((below - start) / width, 0.0, 1 - 2.0**-24)
+
+
+def gumbel(key: Array, logits: Array) -> Array:
+    """As `categorical`, by the largest of logits + Gumbel noise of twice the bits: the same law, more work, no cumulative sums."""
+    return jax.random.categorical(key, logits.astype(jnp.float32), mode='high').astype(jnp.int32)
+
+
+DRAWS = dict(inverse=categorical, gumbel=gumbel)
+
+
+def token(
+    key: Array, logits: Array, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, method: str = 'inverse'
+) -> Array:
+    """i32[...] from logits f32[..., V] sharpened and cut: see `sharpen`. Temperature 0 takes the likeliest.
+
+    Args:
+        method: 'inverse' or 'gumbel', see `categorical` and `gumbel`.
+    """
+    if temperature == 0:
+        return logits.argmax(-1).astype(jnp.int32)
+    return DRAWS[method](key, sharpen(logits, temperature, top_k, top_p))
+
+
+def sharpen(logits: Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Array:
+    """Logits / temperature, with -inf for all but the `top_k` likeliest (0 = all; arXiv 1805.04833) and for what lies beyond
+    the smallest set of probability `top_p` (arXiv 1904.09751; the likeliest always stays)."""
+    logits = logits.astype(jnp.float32) / temperature
+    if top_k:
+        least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
+        logits = jnp.where(logits < least, NEVER, logits)
+    if top_p < 1:
+        ordered = jnp.sort(logits, -1, descending=True)
+        p = jax.nn.softmax(ordered, -1)
+        kept = jnp.cumsum(p, -1) - p < top_p  # the sum before a token decides on it
+        least = jnp.where(kept, ordered, jnp.inf).min(-1, keepdims=True)
+        logits = jnp.where(logits < least, NEVER, logits)
+    return logits
+
+
+def guide(logits: Array, unconditional: Array, scale: float | Array) -> Array:
+    """Classifier-free guidance (arXiv 2207.12598): scale 1 is the conditional model, 0 the unconditional one."""
+    return unconditional + scale * (logits - unconditional)

@@ -1,0 +1,93 @@
+"""Samples as texts and pictures, and their statistics against counts by hand."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from mim_jax.errors import InputError
+from mim_jax.evals import fidelity, generation
+from mim_jax.evals.fidelity import frechet, inception_score, manifold
+from mim_jax.evals.generation import make_sampler, statistics
+from mim_jax.objectives import Sequence
+from tests.evals.tokens import VOCAB, Texts, model
+
+ANCESTRAL = dict(name='ancestral', steps=4, schedule='cosine', temperature=0.9, top_k=5)
+
+
+def test_texts_and_an_infilled_one():
+    objective, params, data = model()
+    found = generation(objective, data, sampler=ANCESTRAL, rows=6, show=2)(params)
+    assert found['sample'].startswith('--- sample 0\n') and found['sample'].count('--- sample') == 2
+    before, rest = found['infilling'].split('⟦')
+    inside, rest = rest.split('⟧')
+    truth = next(data.val(1))['ids'][0, :10]
+    shown = data.decode([truth])[0]
+    assert (before, rest.split('\n')[0]) == (shown[:2], shown[8:]) or (before, rest.split('\n')[0]) == (shown[:2], shown[-2:])
+    assert len(inside) == 6 and rest.endswith(f'--- hidden was\n{shown[2:8]}\n')
+    assert 0 < found['eval/sample_unigram_bits'] <= np.log2(VOCAB) and 0 <= found['eval/bigram_distance'] <= 1
+
+
+def test_the_autoregressive_model_writes_too_and_fills_nothing():
+    objective, params, data = model(Sequence)
+    found = generation(objective, data, sampler=dict(name='first_hitting', block=1), rows=3)(params)
+    assert 'sample' in found and 'infilling' not in found
+
+
+def test_pictures_have_a_column_for_each_class():
+    class Pictures(Texts):
+        def decode(self, rows):
+            return np.zeros((len(rows), 3, 4, 1), np.uint8)
+
+    objective, params, _ = model(classes=3)
+    data = Pictures(class_names=('a', 'b', 'c'), text=False)
+    found = generation(objective, data, sampler=dict(name='confidence', steps=2, guidance=2.0), rows=6)(params)
+    assert found['sample'].ndim == 3 and found['sample'].shape[2] == 3
+
+
+def test_statistics_are_those_of_what_is_real():
+    samples = np.array([[0, 0, 1, 1]])
+    given, real = np.array([[0, 1, 5, 5], [0, 0, 0, 0]]), np.array([[True, True, False, False], [True, True, True, True]])
+    found = statistics(samples, given, real)
+    assert found['eval/sample_unigram_bits'] == pytest.approx(1.0)
+    assert found['eval/data_unigram_bits'] == pytest.approx(-(5 / 6 * np.log2(5 / 6) + 1 / 6 * np.log2(1 / 6)))
+    assert found['eval/unigram_distance'] == pytest.approx(1 / 3)
+    assert found['eval/sample_bigram_bits'] == pytest.approx(np.log2(3))
+    assert found['eval/bigram_distance'] == pytest.approx((abs(1 / 3 - 3 / 4) + abs(1 / 3 - 1 / 4) + 1 / 3) / 2)
+
+
+@pytest.mark.parametrize(('spec', 'kind', 'why'), [
+    (dict(name='ancestor'), None, "'ancestor' is not one of ancestral"),
+    (dict(name='ancestral', steps=4), Sequence, "takes name='first_hitting', block=1"),
+])  # fmt: skip
+def test_a_sampler_that_cannot_be_is_named(spec, kind, why):
+    with pytest.raises(InputError, match=why):
+        make_sampler(model(*filter(None, [kind]))[0], spec)
+
+
+def test_gaussians_have_the_distance_of_their_closed_form():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((200_000, 2)), rng.standard_normal((200_000, 2)) * [2, 1] + [1, 0]
+    assert frechet(a, b) == pytest.approx(1 + (2 - 1) ** 2, abs=0.03)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_precision_and_recall_tell_missing_from_strange():
+    rng = np.random.default_rng(0)
+    both, half = rng.standard_normal((300, 2)) + np.repeat([[0, 0], [20, 0]], 150, 0), rng.standard_normal((300, 2))
+    assert manifold(both, half) > 0.9 and 0.4 < manifold(half, both) < 0.6
+
+
+def test_the_score_of_certain_answers_is_the_number_of_classes():
+    assert inception_score(100 * np.eye(5).repeat(4, 0)) == pytest.approx(5)
+    assert inception_score(np.zeros((10, 5))) == pytest.approx(1)
+
+
+def test_fidelity_names_what_it_is_of():
+    objective, params, _ = model(classes=3)
+    measure = partial(fidelity, objective, Texts(text=False), sampler=dict(name='confidence', steps=2))
+    found = measure(samples=12, batch_size=4, steps=3)(params)
+    assert found['reference'].startswith('Features f32[16] of a Transformer') and '12 samples against 10 of 10' in found['reference']
+    assert 0 <= found['eval/class_agreement'] <= 1 and found['eval/frechet'] > 0
+    with pytest.raises(InputError, match='needs labels'):
+        fidelity(objective, Texts(num_classes=0), sampler=dict(name='confidence', steps=2))

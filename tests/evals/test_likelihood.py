@@ -1,0 +1,63 @@
+"""The numbers of the evaluator against those of the objective, and each unit against another."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mim_jax.evals import likelihood, pseudo_likelihood
+from mim_jax.masks import absorbing
+from mim_jax.objectives import Sequence
+from tests.evals.tokens import Texts, model
+
+
+@pytest.fixture(scope='module')
+def diffusion():
+    return model()
+
+
+def test_more_draws_come_to_the_mean_of_all(diffusion):
+    objective, params, data = diffusion
+    few, many = (likelihood(objective, data, draws=draws, batch_size=4)(params) for draws in (16, 512))
+    assert abs(few['eval/nelbo_nats'] - many['eval/nelbo_nats']) < 4 * few['eval/nelbo_nats_error']
+    ratio = few['eval/nelbo_nats_error'] / many['eval/nelbo_nats_error']
+    assert 4 < ratio < 8  # sqrt(32) = 5.7
+
+
+def test_units(diffusion):
+    objective, params, data = diffusion
+    found = likelihood(objective, data, draws=4)(params)
+    assert found['eval/bits_per_token'] == pytest.approx(found['eval/nelbo_nats'] / math.log(2))
+    assert found['eval/perplexity'] == pytest.approx(math.exp(found['eval/nelbo_nats']))
+    assert found['eval/bits_per_byte'] == pytest.approx(found['eval/bits_per_token'] / 2)  # two bytes a token
+
+
+def test_rows_that_fill_up_a_batch_and_padding_do_not_count(diffusion):
+    objective, params, data = diffusion
+    one, all_ = (likelihood(objective, data, draws=64, batch_size=size)(params) for size in (3, 10))
+    assert abs(one['eval/nelbo_nats'] - all_['eval/nelbo_nats']) < 5 * one['eval/nelbo_nats_error']
+
+
+def test_the_exact_value_has_no_error_and_is_that_of_each_token():
+    objective, params, data = model(Sequence)
+    found = likelihood(objective, data)(params)
+    assert 'eval/nelbo_nats_error' not in found
+    batch = {name: jnp.asarray(x) for name, x in next(iter(data.val(10))).items()}
+    nats, tokens = objective.apply({'params': params}, batch, jax.random.key(0), method='nats')
+    assert found['eval/nelbo_nats'] == pytest.approx(float(nats.sum() / tokens.sum()), rel=1e-6)
+
+
+def test_pseudo_likelihood_hides_one_token_at_a_time(diffusion):
+    objective, params, data = diffusion
+    found = pseudo_likelihood(objective, data, rows=2)(params)
+    batch = {name: jnp.asarray(x[:2]) for name, x in next(iter(data.val(2))).items()}
+    total, real = 0.0, np.asarray(batch['segment']) > 0
+    for i in range(Texts.LENGTH):
+        hidden = jnp.zeros((2, Texts.LENGTH), bool).at[:, i].set(True)
+        mask = absorbing(jax.random.key(0), hidden.shape).replace(hidden=hidden)
+        logits = objective.apply({'params': params}, batch, jax.random.key(0), False, mask, method='predict')['logits']
+        logp = jax.nn.log_softmax(logits)[np.arange(2), i, batch['ids'][:, i]]
+        total -= float((logp * real[:, i]).sum())
+    assert found['eval/pseudo_nats'] == pytest.approx(total / real.sum(), rel=1e-5)
