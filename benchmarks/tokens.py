@@ -91,7 +91,9 @@ def theirs(rows: int, length: int):
             x = x + self.out(F.scaled_dot_product_attention(rotate(q), rotate(k), v).transpose(1, 2).flatten(2))
             return x + self.mlp(self.norm2(x))
 
-    model = nn.Sequential(nn.Embedding(VOCAB + 1, WIDTH), *(Block() for _ in range(DEPTH)), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCAB))
+    model = nn.Sequential(
+        nn.Embedding(VOCAB + 1, WIDTH), *(Block() for _ in range(DEPTH)), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCAB)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), fused=True)
     ids = torch.randint(0, VOCAB, (rows, length))
 
@@ -138,7 +140,9 @@ def textbook(answer, key, ids, steps: int):
 def compare_samplers(rows: int, length: int) -> None:
     """Prints tokens a second of each sampler, and its ratio to the textbook's with the same steps."""
     objective, _, abstract = train.parts(configuration(rows, length), sharding.make_mesh(data=1))
-    params = jax.tree.map(lambda x: 0.02 * np.random.default_rng(0).standard_normal(x.shape, np.float32), abstract.params)
+    params = jax.tree.map(
+        lambda x: 0.02 * np.random.default_rng(0).standard_normal(x.shape, np.float32), abstract.params
+    )
     params = jax.device_put(params)
     answer = jax.jit(lambda ids, hidden: objective.apply({'params': params}, ids, hidden, method='answer'))
     blank, hidden = np.zeros((rows, length), np.int32), np.ones((rows, length), bool)
@@ -152,7 +156,12 @@ def compare_samplers(rows: int, length: int) -> None:
     for steps in (32, 128, 1024):
         book = rate(partial(textbook, answer, None, steps=steps), blank)
         print(f'| {rows} x {length} | textbook, {steps} steps | {book:.0f} | 1.00 |', flush=True)
-        specs = [dict(name='ancestral', cached=False), dict(name='ancestral'), dict(name='remasking'), dict(name='confidence')]
+        specs = [
+            dict(name='ancestral', cached=False),
+            dict(name='ancestral'),
+            dict(name='remasking'),
+            dict(name='confidence'),
+        ]
         for spec in specs if steps < 1024 else [dict(name='ancestral'), dict(name='first_hitting')]:
             sample = make_sampler(objective, spec | (dict(steps=steps) if spec['name'] != 'first_hitting' else {}))
             found = rate(sample, params, jax.random.key(0), jnp.asarray(blank), jnp.asarray(hidden))

@@ -13,8 +13,6 @@ def get_config(variant: str = 'b'):
     del c.mask
     c.objective = dict(name='Sequence')
     del c.evals.pseudo_likelihood
-    c.evals.generation.sampler = dict(
-        name='first_hitting', block=1, temperature=1.0, top_k=0, top_p=1.0, guidance=1.0
-    )
+    c.evals.generation.sampler = dict(name='first_hitting', block=1, temperature=1.0, top_k=0, top_p=1.0, guidance=1.0)
     c.smaller = c.smaller.replace('mdlm', 'autoregressive')
     return c

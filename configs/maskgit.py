@@ -24,7 +24,9 @@ def get_config(variant: str = 'b'):
     c.mask.update(schedule='cosine', by='count')
     c.objective.update(weighting='mean', smoothing=0.1)
     c.condition.update(num_classes=10)
-    sampler = dict(name='confidence', steps=12, schedule='cosine', noise=4.5, temperature=1.0, top_k=0, top_p=1.0, guidance=1.0)
+    sampler = dict(
+        name='confidence', steps=12, schedule='cosine', noise=4.5, temperature=1.0, top_k=0, top_p=1.0, guidance=1.0
+    )
     c.evals.generation = dict(name='generation', rows=80, sampler=sampler)
     c.evals.fidelity = dict(name='fidelity', samples=1000, batch_size=100, steps=500, lr=2e-3, sampler=sampler)
     c.evals_last = ('fidelity',)

@@ -15,18 +15,21 @@ def get_config(variant: str = 'b'):
     size, _ = size_and_patch(variant, tuple(SIZES))
     c = base()
     c.data.path, c.data.batch_size = 'builtin:python_topics', 512
-    c.data.reader = dict(
-        name='TextReader', length=1024, tokenizer='bytes', alphabet='', separator='', documents='pack'
-    )
+    c.data.reader = dict(name='TextReader', length=1024, tokenizer='bytes', alphabet='', separator='', documents='pack')
     c.augment = dict(name='tokens')
     c.tokenizer = dict(name='ids', grid=None)
-    c.mask = dict(
-        name='absorbing', schedule='linear', power=1.0, by='time', steps=0, eps=1e-3, low_discrepancy=True
-    )
+    c.mask = dict(name='absorbing', schedule='linear', power=1.0, by='time', steps=0, eps=1e-3, low_discrepancy=True)
     c.hide = dict(name='mask_token')
     width, depth, heads = SIZES[size]
     c.encoder = dict(
-        name='Transformer', width=width, depth=depth, heads=heads, positions='rotary', drop_path=0.0, remat='none', scan=False
+        name='Transformer',
+        width=width,
+        depth=depth,
+        heads=heads,
+        positions='rotary',
+        drop_path=0.0,
+        remat='none',
+        scan=False,
     )
     c.condition = dict(level=False, num_classes=0, label_dropout=0.1)
     c.objective = dict(name='TokenDiffusion', weighting='bound', smoothing=0.0)
@@ -35,7 +38,15 @@ def get_config(variant: str = 'b'):
     c.ema = 0.9999
     c.log_every, c.eval_every, c.checkpoint_every = 100, 10_000, 10_000
     sampler = dict(
-        name='ancestral', steps=256, schedule='linear', power=1.0, temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, block=0
+        name='ancestral',
+        steps=256,
+        schedule='linear',
+        power=1.0,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        guidance=1.0,
+        block=0,
     )
     c.evals = dict(
         likelihood=dict(name='likelihood', draws=8, batch_size=16),

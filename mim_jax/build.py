@@ -217,7 +217,13 @@ def autoencoding(config) -> Autoencoding:
     )
 
 
-OBJECTIVES = dict(Autoencoding=autoencoding, MaskedPrediction=masked_prediction, Classification=classification, TokenDiffusion=token_diffusion, Sequence=sequence)
+OBJECTIVES = dict(
+    Autoencoding=autoencoding,
+    MaskedPrediction=masked_prediction,
+    Classification=classification,
+    TokenDiffusion=token_diffusion,
+    Sequence=sequence,
+)
 
 
 def reader(config, **options):

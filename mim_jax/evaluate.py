@@ -136,5 +136,7 @@ def table(workdir: Path) -> str:
     ]
     rows.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
     newest = dict(pictures='reconstructions/*.png', samples='samples/*.*', infillings='infillings/*.txt')
-    files = {name: max(workdir.glob(kind), key=lambda path: int(path.stem), default=None) for name, kind in newest.items()}
+    files = {
+        name: max(workdir.glob(kind), key=lambda path: int(path.stem), default=None) for name, kind in newest.items()
+    }
     return '\n'.join([*rows, *(f'{name}: {path}' for name, path in files.items() if path), f'everything: {workdir}'])

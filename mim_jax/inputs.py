@@ -148,11 +148,11 @@ class Data:
         if getattr(reader, 'vocabulary', None):
             return lambda rows: [reader.decode(ids) for ids in rows]
         told = getattr(self.train_source, 'tokens', {})
-        if not told.get('run'):
+        if not told.get('autoencoder'):
             return getattr(self.train_source, 'decode', None)
         from mim_jax.autoencoder import Autoencoder
 
-        codec = Autoencoder(told['run'])
+        codec = Autoencoder(told['autoencoder'])
         return lambda rows: np.asarray(codec.decode(rows.reshape(-1, *codec.grid)))
 
     def _why_unlabelled(self) -> str:

@@ -169,4 +169,6 @@ def test_no_config_of_tokens_leaks(name):
         np.testing.assert_array_equal(logits(jnp.where(hidden, other, batch['ids'])), plain)
         assert hidden.any() and (logits(jnp.where(hidden, batch['ids'], other)) != plain).any()
     if 'segment' in batch:
-        np.testing.assert_array_equal(logits(jnp.where(segment == 0, other, batch['ids']))[segment > 0], plain[segment > 0])
+        np.testing.assert_array_equal(
+            logits(jnp.where(segment == 0, other, batch['ids']))[segment > 0], plain[segment > 0]
+        )

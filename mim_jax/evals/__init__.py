@@ -16,4 +16,11 @@ __all__ = [
     'accuracy', 'attentive_probe', 'autoencoded', 'few_shot', 'fidelity', 'finetune', 'generation', 'knn', 'likelihood', 'linear_probe',
     'pseudo_likelihood', 'psnr', 'reconstruction',
 ]  # fmt: skip
-LABEL_FREE = ('autoencoded', 'generation', 'likelihood', 'pseudo_likelihood', 'psnr', 'reconstruction')  # all others need labels
+LABEL_FREE = (
+    'autoencoded',
+    'generation',
+    'likelihood',
+    'pseudo_likelihood',
+    'psnr',
+    'reconstruction',
+)  # all others need labels

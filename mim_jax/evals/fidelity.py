@@ -47,8 +47,19 @@ def fidelity(
     """
     if not data.num_classes:
         raise InputError('evals.fidelity needs labels, to train the classifier it judges samples by')
-    sample, classes = make_sampler(objective, sampler), objective.condition.num_classes if objective.condition is not None else 0
-    task = build.classifier(objective.tokenizer, objective.encoder.clone(parent=None), data.num_classes, 'mean', mixup=0.0, cutmix=0.0, smoothing=0.0)
+    sample, classes = (
+        make_sampler(objective, sampler),
+        objective.condition.num_classes if objective.condition is not None else 0,
+    )
+    task = build.classifier(
+        objective.tokenizer,
+        objective.encoder.clone(parent=None),
+        data.num_classes,
+        'mean',
+        mixup=0.0,
+        cutmix=0.0,
+        smoothing=0.0,
+    )
     schedule = optim.schedule(lr=lr, batch_size=batch_size, total_steps=steps, warmup_steps=steps // 20, scale_lr_by=0)
     learn = partial(learned, task, data, None, tx_of=partial(optim.adamw, b2=0.98), schedule=schedule, depth=task.classifier.encoder.shape[1],
                     total=steps, batch_size=batch_size, seed=seed)  # fmt: skip
@@ -62,14 +73,19 @@ def fidelity(
     def evaluate(params: dict) -> dict:
         if not kept:
             kept.append(learn())
-        real = [b for b in data.val(batch_size)]
+        real = list(data.val(batch_size))
         valid, label = (np.concatenate([b[name] for b in real]) for name in ('valid', 'label'))
         shape, asked, drawn = real[0]['ids'].shape[1:], np.arange(samples) % max(classes, 1), []
         for i in range(0, samples, batch_size):
-            batch = dict(ids=np.zeros((batch_size, *shape), np.int32), label=np.resize(asked[i : i + batch_size], batch_size).astype(np.int32))
+            batch = dict(
+                ids=np.zeros((batch_size, *shape), np.int32),
+                label=np.resize(asked[i : i + batch_size], batch_size).astype(np.int32),
+            )
             batch = put(batch | dict(hidden=np.ones((batch_size, *shape), bool)), batch_size)
             key = jax.random.fold_in(jax.random.key(seed), i)
-            drawn.append(np.asarray(sample(params, key, batch['ids'], batch['hidden'], batch['label'] if classes else None)))
+            drawn.append(
+                np.asarray(sample(params, key, batch['ids'], batch['hidden'], batch['label'] if classes else None))
+            )
         drawn = np.concatenate(drawn)[:samples]
         theirs, given = answers(real)
         ours, features = answers(dict(ids=drawn[i : i + batch_size]) for i in range(0, samples, batch_size))

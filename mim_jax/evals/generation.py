@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
@@ -35,11 +34,15 @@ def make_sampler(objective, spec: Mapping) -> Callable:
     if name not in SAMPLERS:
         raise InputError(f'sampler {name!r} is not one of {", ".join(SAMPLERS)}')
     if objective.exact and name != 'first_hitting':
-        raise InputError(f"sampler {name!r} draws in any order: an autoregressive model takes name='first_hitting', block=1")
+        raise InputError(
+            f"sampler {name!r} draws in any order: an autoregressive model takes name='first_hitting', block=1"
+        )
     how = {key: options.pop(key) for key in ('temperature', 'top_k', 'top_p', 'method') if key in options}
     kind = {key: options.pop(key) for key in ('schedule', 'power') if key in options}
     if name != 'first_hitting':
-        options['share'] = schedule(*(kind.get(key, value) for key, value in (('schedule', 'linear'), ('power', 1.0)))).share
+        options['share'] = schedule(
+            *(kind.get(key, value) for key, value in (('schedule', 'linear'), ('power', 1.0)))
+        ).share
     sampler = partial(getattr(samplers, name), draw=partial(samplers.token, **how), **options)
 
     @jax.jit

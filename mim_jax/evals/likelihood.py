@@ -61,7 +61,11 @@ def likelihood(
 def numbers(nats: float, tokens: float, size: float) -> dict[str, float]:
     """The same in the units that papers use; `size` in bytes, 0 = not known."""
     each = nats / tokens
-    found = {'eval/nelbo_nats': each, 'eval/bits_per_token': each / math.log(2), 'eval/perplexity': math.exp(min(each, 700))}
+    found = {
+        'eval/nelbo_nats': each,
+        'eval/bits_per_token': each / math.log(2),
+        'eval/perplexity': math.exp(min(each, 700)),
+    }
     return found | ({'eval/bits_per_byte': nats / size / math.log(2)} if size else {})
 
 

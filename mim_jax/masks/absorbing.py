@@ -30,7 +30,10 @@ def schedule(name: str = 'linear', power: float = 1.0) -> Schedule:
     """
     half = math.pi / 2
     if name == 'cosine':
-        rate = lambda t: jnp.maximum(half / jnp.tan(half * t), 0)
+
+        def rate(t):
+            return jnp.maximum(half / jnp.tan(half * t), 0)
+
         return Schedule(lambda t: jnp.sin(half * t), lambda s: jnp.arcsin(s) / half, rate)
     if name not in ('linear', 'polynomial'):
         raise ValueError(f'schedule {name!r} is not one of linear, cosine, polynomial')

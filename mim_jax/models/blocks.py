@@ -311,7 +311,9 @@ class Block(nn.Module):
         return x + branch
 
     @nn.compact
-    def __call__(self, x, context=None, valid=None, keep=None, pos=None, condition=None):  # keep: f32[2, B] | None, see drop_path
+    def __call__(
+        self, x, context=None, valid=None, keep=None, pos=None, condition=None
+    ):  # keep: f32[2, B] | None, see drop_path
         keep = (None, None) if keep is None else keep
         shift1, scale1, gate1, shift2, scale2, gate2 = [None] * 6
         if condition is not None:
@@ -355,7 +357,9 @@ class Blocks(nn.Module):
         return nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
 
     @nn.compact
-    def __call__(self, x, context=None, valid=None, pos=None, condition=None, *, train=False):  # [B, N, D], ... -> [B, N, D]
+    def __call__(
+        self, x, context=None, valid=None, pos=None, condition=None, *, train=False
+    ):  # [B, N, D], ... -> [B, N, D]
         block = partial(self._block_type(), self.heads, self.mlp_ratio, self.layer_scale, self.eps, self.dtype)
         keep = None
         if train and self.drop_path:

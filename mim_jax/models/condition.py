@@ -30,6 +30,8 @@ class Condition(nn.Module):
             out += nn.Dense(self.width, kernel_init=normal, name='level2')(hidden)
         if self.num_classes:
             label = jnp.full(rows, -1) if label is None else label
-            table = nn.Embed(self.num_classes + 1, self.width, embedding_init=nn.initializers.normal(0.02), name='label')
+            table = nn.Embed(
+                self.num_classes + 1, self.width, embedding_init=nn.initializers.normal(0.02), name='label'
+            )
             out += table(jnp.where(label < 0, self.num_classes, label))
         return out

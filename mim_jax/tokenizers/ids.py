@@ -4,14 +4,15 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from mim_jax.errors import InputError
 from mim_jax.tokenizers.patches import coordinates
 from mim_jax.tokenizers.tokens import Tokens, starts
 
 
-def ids(batch: dict, *, key: str = 'ids', grid: tuple[int, ...] | None = None, native: tuple[int, ...] | None = None) -> Tokens:
+def ids(
+    batch: dict, *, key: str = 'ids', grid: tuple[int, ...] | None = None, native: tuple[int, ...] | None = None
+) -> Tokens:
     """Tokens of batch[key] i32[B, N], each at its place.
 
     Args:

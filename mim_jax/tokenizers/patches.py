@@ -96,7 +96,9 @@ def coordinates(cells: Sequence[int], native: Sequence[int] | None = None) -> Ar
     Raises:
         ValueError: the grids differ in their number of axes.
     """
-    pos = jnp.stack(jnp.meshgrid(*map(jnp.arange, cells), indexing='ij'), -1).reshape(-1, len(cells)).astype(jnp.float32)
+    pos = (
+        jnp.stack(jnp.meshgrid(*map(jnp.arange, cells), indexing='ij'), -1).reshape(-1, len(cells)).astype(jnp.float32)
+    )
     if native is None or tuple(native) == tuple(cells):
         return pos
     if len(native) != len(cells):

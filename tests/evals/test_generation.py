@@ -23,7 +23,10 @@ def test_texts_and_an_infilled_one():
     inside, rest = rest.split('⟧')
     truth = next(data.val(1))['ids'][0, :10]
     shown = data.decode([truth])[0]
-    assert (before, rest.split('\n')[0]) == (shown[:2], shown[8:]) or (before, rest.split('\n')[0]) == (shown[:2], shown[-2:])
+    assert (before, rest.split('\n')[0]) == (shown[:2], shown[8:]) or (before, rest.split('\n')[0]) == (
+        shown[:2],
+        shown[-2:],
+    )
     assert len(inside) == 6 and rest.endswith(f'--- hidden was\n{shown[2:8]}\n')
     assert 0 < found['eval/sample_unigram_bits'] <= np.log2(VOCAB) and 0 <= found['eval/bigram_distance'] <= 1
 
@@ -47,7 +50,10 @@ def test_pictures_have_a_column_for_each_class():
 
 def test_statistics_are_those_of_what_is_real():
     samples = np.array([[0, 0, 1, 1]])
-    given, real = np.array([[0, 1, 5, 5], [0, 0, 0, 0]]), np.array([[True, True, False, False], [True, True, True, True]])
+    given, real = (
+        np.array([[0, 1, 5, 5], [0, 0, 0, 0]]),
+        np.array([[True, True, False, False], [True, True, True, True]]),
+    )
     found = statistics(samples, given, real)
     assert found['eval/sample_unigram_bits'] == pytest.approx(1.0)
     assert found['eval/data_unigram_bits'] == pytest.approx(-(5 / 6 * np.log2(5 / 6) + 1 / 6 * np.log2(1 / 6)))
@@ -87,7 +93,10 @@ def test_fidelity_names_what_it_is_of():
     objective, params, _ = model(classes=3)
     measure = partial(fidelity, objective, Texts(text=False), sampler=dict(name='confidence', steps=2))
     found = measure(samples=12, batch_size=4, steps=3)(params)
-    assert found['reference'].startswith('Features f32[16] of a Transformer') and '12 samples against 10 of 10' in found['reference']
+    assert (
+        found['reference'].startswith('Features f32[16] of a Transformer')
+        and '12 samples against 10 of 10' in found['reference']
+    )
     assert 0 <= found['eval/class_agreement'] <= 1 and found['eval/frechet'] > 0
     with pytest.raises(InputError, match='needs labels'):
         fidelity(objective, Texts(num_classes=0), sampler=dict(name='confidence', steps=2))

@@ -21,7 +21,10 @@ def draw(**options):
 @pytest.mark.parametrize(('name', 'power'), SCHEDULES)
 def test_the_schedule_is_the_papers(name, power):
     kind, t = schedule(name, power), np.linspace(0.01, 0.99, 99)
-    alpha = lambda t: ALPHA[name](t, power)
+
+    def alpha(t):
+        return ALPHA[name](t, power)
+
     np.testing.assert_allclose(kind.share(jnp.float32(t)), 1 - alpha(t), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(kind.inverse(kind.share(jnp.float32(t))), t, rtol=1e-3)
     slope = (alpha(t + 1e-6) - alpha(t - 1e-6)) / 2e-6
@@ -46,11 +49,15 @@ def test_hidden_share_grows_with_the_level(name, power):
 
 def test_times_of_low_discrepancy_are_spread_evenly():
     level = np.sort(np.asarray(draw().level))
-    np.testing.assert_allclose(np.maximum(np.arange(1, ROWS + 1) / ROWS, 1e-3), np.maximum(level, 1e-3), atol=1.01 / ROWS)
+    np.testing.assert_allclose(
+        np.maximum(np.arange(1, ROWS + 1) / ROWS, 1e-3), np.maximum(level, 1e-3), atol=1.01 / ROWS
+    )
 
 
 @pytest.mark.parametrize(('name', 'power'), SCHEDULES)
-@pytest.mark.parametrize('how', [dict(), dict(low_discrepancy=False), dict(by='count')], ids=['time', 'independent', 'count'])
+@pytest.mark.parametrize(
+    'how', [dict(), dict(low_discrepancy=False), dict(by='count')], ids=['time', 'independent', 'count']
+)
 def test_a_constant_loss_is_bounded_by_itself(name, power, how):
     """If each hidden token costs 1 nat, all of them cost N: the weights of a row add up to N on average."""
     mask = draw(schedule=name, power=power, **how)

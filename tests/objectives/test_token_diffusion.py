@@ -179,7 +179,11 @@ def test_mean_weighting_is_the_cross_entropy_of_hidden_tokens_with_smoothed_labe
     np.testing.assert_allclose(objective.apply(params, x, key, train=False)[0], expected, rtol=1e-6)
     np.testing.assert_allclose(
         objective.apply(params, x, key, method='nats')[0],
-        -(np.asarray(out['mask'].weight) * np.take_along_axis(logp, np.asarray(x['ids'])[..., None], -1)[..., 0] * np.asarray(out['real'])).sum(1),
+        -(
+            np.asarray(out['mask'].weight)
+            * np.take_along_axis(logp, np.asarray(x['ids'])[..., None], -1)[..., 0]
+            * np.asarray(out['real'])
+        ).sum(1),
         rtol=1e-5,
     )  # the bound knows nothing of smoothing
 
@@ -213,10 +217,16 @@ def test_labels_are_dropped_in_training_only():
     objective = small(classes=3, label_dropout=1.0, mask=absorbing, hide=hiding.mask_token)
     params, key = params_of(objective, x), jax.random.key(0)
     other = x | dict(label=(x['label'] + 1) % 3)
-    loss = lambda x, train: float(objective.apply(params, x, key, train=train)[0])
+
+    def loss(x, train):
+        return float(objective.apply(params, x, key, train=train)[0])
+
     assert loss(x, True) == loss(other, True)
     assert loss(x, False) != loss(other, False)
     hidden = jnp.ones(x['ids'].shape, bool)
-    answers = [objective.apply(params, x['ids'], hidden, None, label, method='answer') for label in (None, jnp.full(6, -1), x['label'])]
+    answers = [
+        objective.apply(params, x['ids'], hidden, None, label, method='answer')
+        for label in (None, jnp.full(6, -1), x['label'])
+    ]
     np.testing.assert_array_equal(answers[0], answers[1])
     assert np.abs(answers[0] - answers[2]).max() > 1e-3

@@ -55,7 +55,9 @@ def test_gumbel_noise_of_32_bits_cuts_off_rare_tokens_and_ours_does_not():
         def some(key):
             return (draw(key, jnp.broadcast_to(logits, (chunk, tail + 1))) > 0).sum()
 
-        return int(jax.jit(lambda keys: jax.lax.map(some, keys).sum())(jax.random.split(jax.random.key(1), draws // chunk)))
+        return int(
+            jax.jit(lambda keys: jax.lax.map(some, keys).sum())(jax.random.split(jax.random.key(1), draws // chunk))
+        )
 
     expected = draws * share  # 40
     assert rare(naive) < expected / 4
@@ -65,7 +67,10 @@ def test_gumbel_noise_of_32_bits_cuts_off_rare_tokens_and_ours_does_not():
 
 def test_sharpening_keeps_the_likeliest():
     logits = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]]))
-    kept = lambda **how: np.isfinite(np.asarray(sharpen(logits, **how)))[0].tolist()
+
+    def kept(**how):
+        return np.isfinite(np.asarray(sharpen(logits, **how)))[0].tolist()
+
     assert kept(top_k=2) == [True, True, False, False]
     assert kept(top_p=0.39) == [True, False, False, False]
     assert kept(top_p=0.41) == kept(top_p=0.69) == [True, True, False, False]

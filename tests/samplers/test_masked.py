@@ -10,7 +10,7 @@ from scipy import stats
 
 from mim_jax.masks import schedule
 from mim_jax.samplers import ancestral, confidence, first_hitting, remasking, token
-from tests.samplers.enumeration import ALL, JOINT, N, STATES, V, conditionals, law, network
+from tests.samplers.enumeration import ALL, JOINT, STATES, N, V, conditionals, law, network
 
 DRAWS = 1_000_000
 TABLE = conditionals()
@@ -138,7 +138,10 @@ def test_fixed_tokens_stay_and_all_others_are_drawn(name):
     rng = np.random.default_rng(0)
     hidden = jnp.asarray(rng.random((64, 9)) < 0.6)
     ids = jnp.ones(hidden.shape, jnp.int32)
-    certain = lambda ids, hidden, level: jnp.broadcast_to(jnp.array([-jnp.inf, -jnp.inf, 0.0]), (*ids.shape, 3))
+
+    def certain(ids, hidden, level):
+        return jnp.broadcast_to(jnp.array([-jnp.inf, -jnp.inf, 0.0]), (*ids.shape, 3))
+
     out = jax.jit(partial(SAMPLERS[name], logits_fn=certain))(jax.random.key(0), ids=ids, hidden=hidden)
     np.testing.assert_array_equal(out, jnp.where(hidden, 2, 1))
 

@@ -75,7 +75,9 @@ class DigitLevels(Digits):
     tokens = dict(shape=(8, 8), vocab=17)
 
     def __getitem__(self, index: int) -> Record:
-        return Record(self.name(index), np.round(self.images[index] * (16 / 255)).astype(np.int32), int(self.labels.ids[index]))
+        return Record(
+            self.name(index), np.round(self.images[index] * (16 / 255)).astype(np.int32), int(self.labels.ids[index])
+        )
 
     @staticmethod
     def decode(rows: np.ndarray) -> np.ndarray:
