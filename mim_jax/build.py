@@ -186,12 +186,14 @@ def token_diffusion(config) -> TokenDiffusion:
     weighting = config.objective.weighting
     if weighting not in ('bound', 'mean'):
         raise InputError(f"config.objective.weighting={weighting}: it has to be 'bound' or 'mean'")
+    model = token_model(config)
+    offered = wanted('hiding', config.hide, dict(vocab=model['encoder'].vocab))
     return TokenDiffusion(
         mask=part('masks', config.mask, where='mask'),
-        hide=part('hiding', config.hide, where='hide'),
+        hide=part('hiding', config.hide, where='hide', **offered),
         weighting=weighting,
         smoothing=config.objective.smoothing,
-        **token_model(config),
+        **model,
     )
 
 
@@ -230,8 +232,13 @@ def reader(config, **options):
     """The reader of records, with options over those of `data.reader`."""
     c, spec = config.data, {**config.data.reader, **options}
     pixels = dict(channels=c.channels, dtype=c.dtype, canvas=tuple(c.canvas), min_side=c.min_side)
-    taken = inspect.signature(find('data', spec['name'])).parameters if 'name' in spec else {}
-    return part('data', spec, where='data.reader', **{k: v for k, v in pixels.items() if k in taken})
+    return part('data', spec, where='data.reader', **wanted('data', spec, pixels))
+
+
+def wanted(room: str, spec: Mapping, offered: Mapping) -> dict:
+    """Those of the options offered that the part of a spec takes."""
+    taken = inspect.signature(find(room, spec['name'])).parameters if 'name' in spec else {}
+    return {name: value for name, value in offered.items() if name in taken}
 
 
 def augment(config) -> Callable:

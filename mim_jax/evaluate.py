@@ -1,6 +1,7 @@
 """Which evaluations run when, and the table at the end."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -66,8 +67,10 @@ class Evaluation:
         if left_out:
             progress.say(f'without {", ".join(sorted(left_out))}: {data.unlabelled}')
 
+        labelled = replace(data.labelled, say=progress.say)
+
         def built(names):
-            return {name: build.part('evals', config.evals[name], where=f'evals.{name}', bind=False, objective=objective, data=data.labelled)
+            return {name: build.part('evals', config.evals[name], where=f'evals.{name}', bind=False, objective=objective, data=labelled)
                     for name in names if name not in left_out}  # fmt: skip
 
         self._often, self._last = built(often), built(last)

@@ -164,7 +164,7 @@ def test_no_config_of_tokens_leaks(name):
         if objective.exact:
             assert same[:, : place + 1].all(), 'a token reaches itself or one before it'
             assert not same[:, place + 1].any(), 'a token does not reach the next'
-    if not objective.exact:
+    if not objective.exact and config.hide.name == 'mask_token':  # BERT shows some of what it asks for
         hidden = objective.apply({'params': params}, batch, jax.random.key(1), method='predict')['mask'].hidden
         np.testing.assert_array_equal(logits(jnp.where(hidden, other, batch['ids'])), plain)
         assert hidden.any() and (logits(jnp.where(hidden, batch['ids'], other)) != plain).any()

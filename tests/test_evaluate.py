@@ -10,6 +10,7 @@ from PIL import Image
 
 from mim_jax import build, evals
 from mim_jax.errors import InputError
+from mim_jax.evals.data import LabelledData
 from mim_jax.evaluate import Evaluation, table
 
 
@@ -43,7 +44,7 @@ def evaluation(tmp_path, monkeypatch):
         specs = dict(near=dict(name='number'), far=dict(name='number', times=10), draw=dict(name='picture'))
         config = ConfigDict(dict(evals=specs, evals_often=often, evals_last=last))
         said = []
-        data = SimpleNamespace(unlabelled=unlabelled, labelled=None)
+        data = SimpleNamespace(unlabelled=unlabelled, labelled=LabelledData(*[None] * 8))
         return Evaluation(config, None, data, tmp_path, SimpleNamespace(say=said.append)), Writer(tmp_path), said
 
     return make

@@ -106,6 +106,7 @@ class PyAV:
         self.close()
         self.container = _open(self.file)
         self.stream = _best(self.container)
+        self.unit = self.stream.time_base.as_integer_ratio()  # fractions are slow, and these are asked of every packet
         codec = self.stream.codec_context
         if codec.width * codec.height > _MAX_PIXELS:
             raise Unreadable(f'{codec.height} x {codec.width} pixels, more than a frame may have')
@@ -142,7 +143,7 @@ class PyAV:
         for packet in self._packets():
             start = None if packet is None or packet.pts is None or self.counted else self._seconds(packet.pts)
             if start is not None:
-                self.reached = max(self.reached, start + float((packet.duration or 0) * self.stream.time_base))
+                self.reached = max(self.reached, start + self._span(packet.duration))
             try:
                 if packet is not None and packet.is_corrupt:
                     raise av.InvalidDataError(0, 'damaged packet')
@@ -164,8 +165,13 @@ class PyAV:
             pass  # PyAV's, after the last packet, where a stream appeared on the way
         yield None
 
+    def _span(self, ticks: int | None) -> float:
+        """Seconds that so many units of the stream's clock take."""
+        return (ticks or 0) * self.unit[0] / self.unit[1]
+
     def _seconds(self, ticks: int) -> float:
-        return float(ticks * self.stream.time_base) - self.origin
+        """When that is, from the first frame on."""
+        return self._span(ticks) - self.origin
 
     def _describe(self, picture: av.VideoFrame) -> Info:
         """Of the whole file."""
@@ -186,8 +192,8 @@ class PyAV:
             return tag - self.origin
         if self.stream.duration and self.stream.duration > 0:
             start = self.stream.start_time
-            first = self.origin if start is None else float(start * self.stream.time_base)
-            return first + float(self.stream.duration * self.stream.time_base) - self.origin
+            first = self.origin if start is None else self._span(start)
+            return first + self._span(self.stream.duration) - self.origin
         whole = (self.container.duration or 0) / av.time_base
         if whole and len(self.container.streams) == 1:
             return whole + (self.container.start_time or 0) / av.time_base - self.origin
@@ -224,7 +230,7 @@ class PyAV:
 
     def _check(self, time: float) -> None:
         """A frame may be held, but not in the place of one that is lost."""
-        shown = self.now.time + max(1 / self.rate, float((self.now.picture.duration or 0) * self.stream.time_base))
+        shown = self.now.time + max(1 / self.rate, self._span(self.now.picture.duration))
         lost = any(self.now.time < failed <= time for failed in self.failed)
         if self.next is None and time > shown + 1 / self.rate:
             lost |= max(self.reached, self.info.duration) > shown + 1 / self.rate

@@ -1,5 +1,6 @@
 """What an evaluator that needs labels is given."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ class LabelledData:
         std: of each channel, as the augmentation divides by it.
         augment: `(key, batch, *, train, **options) -> batch` on the device; options override the config's.
         class_names: of the classes, where they have names.
+        say: `(line)`, where an evaluation that takes long tells how far it is.
         decode: rows of ids i32[R, N] to R texts or to images uint8[R, H, W, C]; None where nothing is known to.
     """
 
@@ -32,3 +34,4 @@ class LabelledData:
     augment: Callable
     class_names: list[str] | None = None
     decode: Callable | None = None
+    say: Callable[[str], None] = logging.getLogger(__name__).info

@@ -196,7 +196,7 @@ def learned(
     for i, batch in enumerate(training_batches(data, batch_size, total, seed, reader), 1):
         state, metrics = train(state, batch, jnp.float32(1))
         if i % max(total // 10, 1) == 0:
-            logging.info('%s: step %d of %d, loss %.4f', name, i, total, metrics['loss'])
+            data.say(f'{name}: step {i} of {total}, loss {metrics["loss"]:.4f}')
     return state.ema if ema else state.params
 
 

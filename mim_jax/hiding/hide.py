@@ -1,8 +1,10 @@
 """How hidden tokens are kept from the encoder. All return `(raw, pos, valid, hidden)`."""
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
-from mim_jax.masks.mask import Mask, take
+from mim_jax.masks.mask import Mask, fold, per_row, take
 from mim_jax.tokenizers.tokens import Tokens
 
 Seen = tuple[Array, Array, Array | None, Array | None]
@@ -27,3 +29,16 @@ def mask_token(tokens: Tokens, mask: Mask, key: Array) -> Seen:
     """
     del key
     return tokens.raw * ~mask.hidden[..., None], tokens.pos, tokens.valid, mask.hidden
+
+
+def bert(tokens: Tokens, mask: Mask, key: Array, *, vocab: int, random: float = 0.1, kept: float = 0.1) -> Seen:
+    """As `mask_token` for ids below `vocab`, but a share `random` of the hidden becomes any token and a share `kept` stays (BERT, arXiv 1810.04805).
+
+    Those are asked for like the others, so that an encoder which is later given text without masks has seen some.
+    """
+    shape = mask.hidden.shape
+    u = per_row(fold(key, 0), jax.random.uniform, shape)
+    other = per_row(fold(key, 1), lambda key, shape: jax.random.randint(key, shape, 0, vocab), shape)
+    covered = mask.hidden & (u >= random + kept)
+    raw = jnp.where((mask.hidden & (u < random))[..., None], other[..., None], tokens.raw)
+    return raw * ~covered[..., None], tokens.pos, tokens.valid, covered

@@ -44,8 +44,10 @@ def ancestral(
     u = jax.random.uniform(jax.random.fold_in(key, 0), ids.shape)
     after = share(1 - jnp.arange(1, steps + 1) / steps).at[-1].set(0.0)  # f32[steps], share hidden after each step
     event = (u[..., None] < after).sum(-1)  # i32[B, N]
-    level = share(1 - jnp.arange(steps) / steps)
-    event, level = _in_blocks(event, jnp.broadcast_to(level, (len(ids), steps)), ids.shape[1], block)
+    blocks, left = _blocks(ids.shape[1], block)
+    event = event + (blocks - 1 - left) * steps
+    level = (jnp.arange(blocks)[::-1, None] + share(1 - jnp.arange(steps) / steps)) / blocks
+    level = jnp.broadcast_to(level.reshape(-1), (len(ids), blocks * steps))
     return reveal(jax.random.fold_in(key, 1), logits_fn, ids, hidden, event, level, draw=draw, cached=cached)
 
 
@@ -56,22 +58,18 @@ def first_hitting(
 
     The level that belongs to the j-th reveal is the j-th largest of as many uniform numbers as there are tokens, whatever the schedule.
     """
-    u = jax.random.uniform(jax.random.fold_in(key, 0), ids.shape)
-    u = jnp.where(hidden, u, -1.0)
-    event = jnp.argsort(jnp.argsort(-u, -1), -1)  # i32[B, N]: place in descending order
-    level = jnp.sort(u, -1, descending=True)
-    event, level = _in_blocks(event, level, ids.shape[1], block)
-    return reveal(jax.random.fold_in(key, 1), logits_fn, ids, hidden, event, level, draw=draw, cached=True)
+    blocks, left = _blocks(ids.shape[1], block)
+    level = (left + jax.random.uniform(jax.random.fold_in(key, 0), ids.shape)) / blocks
+    level = jnp.where(hidden, level, -1.0)
+    event = jnp.argsort(jnp.argsort(-level, -1), -1)  # i32[B, N]: place in descending order
+    level = jnp.sort(level, -1, descending=True)
+    return reveal(jax.random.fold_in(key, 1), logits_fn, ids, hidden, event, level, draw=draw)
 
 
-def _in_blocks(event: Array, level: Array, n: int, block: int) -> tuple[Array, Array]:
-    """Events i32[B, N] and levels f32[B, E] of the whole row, or of blocks of tokens one after the other."""
-    if not block:
-        return event, level
-    blocks = -(-n // block)
-    left = (blocks - 1 - jnp.arange(blocks))[:, None]  # i32[blocks, 1], blocks after this one
-    event = event + jnp.arange(n) // block * level.shape[1]
-    return event, ((left + level[:, None]) / blocks).reshape(len(level), -1)
+def _blocks(n: int, block: int) -> tuple[int, Array]:
+    """How many blocks n tokens make, and how many come after that of each token, i32[n]; `block` = 0 makes one."""
+    blocks = -(-n // (block or n))
+    return blocks, blocks - 1 - jnp.arange(n) // (block or n)
 
 
 def reveal(
@@ -187,13 +185,12 @@ def confidence(
         remask: a token revealed before competes with what it was drawn with and may be hidden again (running confidence
             remasking of MDPO, arXiv 2508.13148).
     """
-    free, n = hidden, ids.shape[1]
-    place = jnp.arange(n) // (block or n)
+    free, (blocks, left) = hidden, _blocks(ids.shape[1], block)
 
     def step(i, state):
         ids, hidden, kept = state
         k1, k2 = jax.random.split(jax.random.fold_in(key, i))
-        now, done = place == i // steps, (i % steps + 1) / steps
+        now, done = left == blocks - 1 - i // steps, (i % steps + 1) / steps
         logits = logits_fn(ids, hidden, hidden.mean(-1))
         drawn = draw(k1, logits)
         score = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), drawn[..., None], -1)[..., 0]
@@ -201,9 +198,8 @@ def confidence(
         ids, kept = jnp.where(hidden & now, drawn, ids), jnp.where(hidden & now, score, kept)
         score = jnp.where(free & now & (hidden | remask), kept, jnp.inf)
         of_all = jnp.floor(share(1 - done) * (free & now).sum(-1))
-        left = jnp.where(done < 1, jnp.minimum(of_all, (hidden & now).sum(-1) - 1), 0)  # f32[B]
+        still = jnp.where(done < 1, jnp.minimum(of_all, (hidden & now).sum(-1) - 1), 0)  # f32[B]
         order = jnp.argsort(jnp.argsort(score, -1), -1)
-        return ids, (hidden & ~now) | (order < left[:, None]), kept
+        return ids, (hidden & ~now) | (order < still[:, None]), kept
 
-    blocks = -(-n // (block or n))
     return jax.lax.fori_loop(0, blocks * steps, step, (ids, hidden, jnp.zeros(ids.shape)))[0]

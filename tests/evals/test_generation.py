@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -100,3 +102,20 @@ def test_fidelity_names_what_it_is_of():
     assert 0 <= found['eval/class_agreement'] <= 1 and found['eval/frechet'] > 0
     with pytest.raises(InputError, match='needs labels'):
         fidelity(objective, Texts(num_classes=0), sampler=dict(name='confidence', steps=2))
+
+
+@pytest.mark.parametrize('spec', [
+    ANCESTRAL, dict(name='ancestral', steps=4, cached=False), dict(name='first_hitting', top_p=0.9), dict(name='remasking', steps=3),
+    dict(name='confidence', steps=3, noise=1.0, guidance=1.5),
+], ids=lambda spec: spec['name'])  # fmt: skip
+def test_sampling_compiles_once_and_never_talks_to_the_host(spec):
+    objective, params, _ = model(classes=3)
+    sample = make_sampler(objective, spec)
+    arrays = jnp.zeros((3, 12), jnp.int32), jnp.ones((3, 12), bool), jnp.arange(3)
+    keys = list(jax.random.split(jax.random.key(0), 3))
+    first = sample(params, keys[0], *arrays)
+    with jax.transfer_guard('disallow'):
+        outs = [sample(params, key, *arrays) for key in keys[1:]]
+    assert sample._cache_size() == 1
+    assert any((out != first).any() for out in outs)
+    assert 'callback' not in str(jax.make_jaxpr(sample)(params, keys[0], *arrays))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mim_jax import hiding, masks
-from mim_jax.tokenizers import patches
+from mim_jax.tokenizers import ids, patches
 
 
 def setup(size=None):
@@ -35,3 +35,16 @@ def test_mask_token_leaves_nothing_of_what_is_hidden():
     np.testing.assert_array_equal(raw[mask.hidden], 0)
     np.testing.assert_array_equal(raw[~mask.hidden], tokens.raw[~mask.hidden])
     assert raw.shape == tokens.raw.shape and hidden is mask.hidden and pos is tokens.pos and valid is None
+
+
+def test_bert_covers_most_replaces_some_and_keeps_some_of_what_is_asked():
+    batch = dict(ids=jnp.full((400, 50), 7))
+    tokens = ids(batch)
+    mask = masks.random(jax.random.key(1), tokens.grid, ratio=0.5)
+    raw, _, _, covered = hiding.bert(tokens, mask, jax.random.key(2), vocab=40)
+    raw, asked = raw[..., 0], mask.hidden
+    np.testing.assert_array_equal(raw[~asked], 7)
+    assert not covered[~asked].any() and (raw[covered] == 0).all()
+    shown = raw[asked & ~covered]
+    assert abs(covered[asked].mean() - 0.8) < 0.02
+    assert abs((shown == 7).mean() - (1 + 1 / 40) / 2) < 0.03 and shown.min() == 0 and shown.max() == 39
