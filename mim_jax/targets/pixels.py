@@ -8,6 +8,9 @@ from mim_jax.errors import InputError
 from mim_jax.tokenizers.tokens import Tokens
 
 NORMS = (False, True, 'channel')
+FLAT = (
+    2e-6  # relative deviation, epsilon included, below which a patch is one colour and its rounding errors are no goal
+)
 
 
 def patch_statistics(raw: Array, channels: int | None = None, eps: float = 1e-6) -> tuple[Array, Array]:
@@ -20,10 +23,7 @@ def patch_statistics(raw: Array, channels: int | None = None, eps: float = 1e-6)
     """
     raw = raw.astype(jnp.float32)
     values = raw.reshape(*raw.shape[:2], -1, channels or 1)
-    first = values[
-        :, :, :1
-    ]  # differences to it are exact where a patch is flat, whose rounding errors eps would not hide
-    mean = (first + (values - first).mean(2, keepdims=True))[:, :, 0]
+    mean = values.mean(2)
     var = jnp.square(values - mean[:, :, None]).sum(2) / max(values.shape[2] - 1, 1)
     return mean, jnp.sqrt(var + eps) if channels is None else jnp.sqrt(var) + eps
 
@@ -59,6 +59,8 @@ def pixels(
         )
     if norm:
         channels = batch[key].shape[-1] if norm == 'channel' else None
-        mean, std = (jnp.tile(x, width // x.shape[-1]) for x in patch_statistics(raw, channels))
-        raw = (raw - mean) / std
+        mean, std = patch_statistics(raw, channels)
+        scale = jnp.where(std > FLAT * (1 + jnp.abs(mean)), 1 / std, 0)
+        mean, scale = (jnp.tile(x, width // x.shape[-1]) for x in (mean, scale))
+        raw = (raw - mean) * scale
     return jax.lax.stop_gradient(raw)

@@ -89,7 +89,8 @@ def test_remasking_has_the_law_of_its_chain(rule, eta):
 
 def test_many_steps_come_close_to_the_law_of_the_data():
     def distance(steps):
-        return np.abs(counts(ancestral, steps=steps)[0] / DRAWS - JOINT).sum() / 2
+        observed, _ = counts(ancestral, HIDDEN[:200_000], BLANK[:200_000], steps=steps)
+        return np.abs(observed / observed.sum() - JOINT).sum() / 2
 
     far, near = distance(2), distance(200)
     assert near < 0.005 < far
@@ -97,7 +98,8 @@ def test_many_steps_come_close_to_the_law_of_the_data():
 
 @pytest.mark.parametrize('block', [0, 2])
 def test_cached_tokens_are_the_uncached_ones(block):
-    run = partial(counts, ancestral, steps=20, block=block)
+    few = dict(hidden=HIDDEN[:20_000], ids=BLANK[:20_000])
+    run = partial(counts, ancestral, steps=20, block=block, **few)
     np.testing.assert_array_equal(run(cached=True)[1], run(cached=False)[1])
 
 
@@ -149,12 +151,12 @@ def test_fixed_tokens_stay_and_all_others_are_drawn(name):
 @pytest.mark.parametrize('name', ['first_hitting', 'ancestral', 'rescale'])
 def test_infilling_follows_the_conditional(name):
     sampler = dict(first_hitting=first_hitting, ancestral=partial(ancestral, steps=400),
-                   rescale=partial(remasking, steps=400, eta=0.0))[name]  # fmt: skip
-    hidden, ids = HIDDEN.at[:, 1].set(False), BLANK.at[:, 1].set(2)
-    observed, _ = counts(sampler, hidden[:200_000], ids[:200_000])
+                   rescale=partial(remasking, steps=100, eta=0.0))[name]  # fmt: skip
+    hidden, ids = HIDDEN[:50_000].at[:, 1].set(False), BLANK[:50_000].at[:, 1].set(2)
+    observed, _ = counts(sampler, hidden, ids)
     expected = JOINT * (ALL[:, 1] == 2)
     expected = expected / expected.sum()
-    assert np.abs(observed / observed.sum() - expected).sum() / 2 < 0.006
+    assert np.abs(observed / observed.sum() - expected).sum() / 2 < 0.012
     if name == 'first_hitting':
         assert agree(observed, expected) > 1e-3
 
