@@ -17,7 +17,7 @@ def lowered(tried, rows, per_row, fixed=0.0, too_large_to_compile=math.inf):
     """Steps of `rows` rows that take `per_row` bytes for each row of a micro-batch."""
 
     def lower(accumulate):
-        def build():
+        def build(compiler_options=None):
             tried.append(accumulate)
             temporary = per_row * rows // accumulate
             if temporary > too_large_to_compile:
@@ -68,7 +68,7 @@ def test_micro_batch():
 
 
 def test_other_errors_of_the_compiler_are_not_about_memory():
-    def fails():
+    def fails(compiler_options=None):
         raise jax.errors.JaxRuntimeError('INTERNAL: broken')
 
     with pytest.raises(jax.errors.JaxRuntimeError):

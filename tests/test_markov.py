@@ -73,7 +73,10 @@ def test_the_bound_is_never_below_the_entropy_and_comes_within_three_percent(how
     state = step.init(0, source.draw(rng, 2), objective=objective, augment=tokens, tx_of=tx_of, ema=True)
     train = jax.jit(partial(step.train_step, seed=0, loss=step.make_loss(objective, tokens), tx=tx_of(state.params),
                             schedule=build.schedule(config), ema=config.ema), donate_argnums=0)  # fmt: skip
-    measure, test = likelihood(objective, source, draws=4, batch_size=256), source.draw(np.random.default_rng(1), TEST)['ids']
+    measure, test = (
+        likelihood(objective, source, draws=4, batch_size=256),
+        source.draw(np.random.default_rng(1), TEST)['ids'],
+    )
     truth = source.nats(test).sum() / test.size  # of the very rows the model is measured on
     for i in range(STEPS):
         state, _ = train(state, source.draw(rng, ROWS), jnp.float32(1))
