@@ -72,7 +72,7 @@ class DigitLevels(Digits):
     """The same with their 17 grey levels as tokens, i32[8, 8] of 0 to 16."""
 
     media = 'tokens'
-    tokens = dict(shape=(8, 8), vocab=17)
+    path, tokens = 'builtin:digit_levels', dict(shape=[8, 8], vocab=17)  # as an index of shards says it
 
     def __getitem__(self, index: int) -> Record:
         return Record(
