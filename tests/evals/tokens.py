@@ -44,6 +44,7 @@ class Texts:
             yield next(iter(self.val(batch_size)))
 
     augment = staticmethod(tokens)
+    say = staticmethod(print)
 
     def decode(self, rows):
         return [''.join(map(str, row)) for row in rows]

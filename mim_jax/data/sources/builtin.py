@@ -117,7 +117,9 @@ def builtin(rest: str, labels: str, media: str = 'image') -> Digits | PythonTopi
     if name not in SETS or split not in ('', 'train', 'test'):
         raise InputError(f'no builtin:{rest}: there are {" and ".join(f"builtin:{n}, builtin:{n}:test" for n in SETS)}')
     if SETS[name].media != media:
-        raise InputError(f'builtin:{name} holds {SETS[name].media}, but the config is one of {media}')
+        raise InputError(
+            f'builtin:{name} holds {SETS[name].media.rstrip("s")}s, but the config is one of {media.rstrip("s")}s'
+        )
     source = SETS[name](split or 'train')
     if labels == 'none':
         source.labels = Labels(np.full(len(source), -1, np.int32))
