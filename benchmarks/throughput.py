@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from absl import app, flags
 from PIL import Image
+from turns import take_turns
 
 from configs import mae, videomae
 from configs.base import vit
@@ -206,14 +207,7 @@ def torch_batches(batch: int, side: int):
 def compare(case: Case):
     """Prints one row of the table."""
     contenders = dict(theirs=theirs(case), ours=ours(case))
-    times = {name: [] for name in contenders}
-    for turn in range(TURNS.value + 1):
-        for name, run in contenders.items():
-            for _ in range(STEPS.value):
-                start = time.perf_counter()
-                run()
-                if turn:  # the first turn warms up
-                    times[name].append(time.perf_counter() - start)
+    times = take_turns(contenders, TURNS.value, STEPS.value)
     typical = np.min if INPUT.value == 'synthetic' else np.mean
     theirs_ms, ours_ms = (1e3 * typical(times[name]) for name in contenders)
     print(

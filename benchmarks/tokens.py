@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from turns import take_turns
 
 from configs import mdlm
 from mim_jax import compile, sharding, train
@@ -112,14 +113,7 @@ def theirs(rows: int, length: int):
 def compare(rows: int, length: int) -> None:
     """Prints one row of the table of training steps."""
     contenders = dict(theirs=theirs(rows, length), ours=ours(rows, length))
-    times = {name: [] for name in contenders}
-    for turn in range(TURNS.value + 1):
-        for name, run in contenders.items():
-            for _ in range(STEPS.value):
-                start = time.perf_counter()
-                run()
-                if turn:  # the first turn warms up
-                    times[name].append(time.perf_counter() - start)
+    times = take_turns(contenders, TURNS.value, STEPS.value)
     theirs_ms, ours_ms = (1e3 * min(times[name]) for name in contenders)
     print(f'| {rows} x {length} | {theirs_ms:.1f} | {ours_ms:.1f} | {theirs_ms / ours_ms:.2f} |', flush=True)
 

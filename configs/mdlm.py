@@ -63,8 +63,8 @@ def get_config(variant: str = 'b'):
 def tiny(c) -> None:
     """Minutes on two cores."""
     c.data.batch_size, c.data.reader.length = 32, 128
-    c.total_steps, c.schedule.warmup_steps, c.schedule.lr, c.dtype = 1500, 100, 3e-3, 'float32'
+    c.total_steps, c.schedule.warmup_steps, c.schedule.lr, c.dtype = 1000, 100, 3e-3, 'float32'
     c.optimizer.b2, c.ema = 0.98, 0.99
-    c.log_every, c.eval_every, c.checkpoint_every = 50, 750, 500
+    c.log_every, c.eval_every, c.checkpoint_every = 50, 1000, 500
     c.evals.generation.sampler.steps = 64
     c.smaller = ''
