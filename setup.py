@@ -29,6 +29,7 @@ setup(
         'pillow>=11',
         'pyarrow>=18',
         'scikit-learn>=1.5',  # brings the digits of the quick start
+        'scipy>=1.13',
         'tensorboardX>=2.6.2',
     ],
     extras_require={

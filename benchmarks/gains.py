@@ -7,16 +7,14 @@ For each seed it runs `python -m mim_jax.main --config=configs/...` with fewer s
 deviations with the CPU time of pretraining. A seed that is done is only read.
 """
 
-import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from absl import app, flags
+from runs import run
 
 RECIPE = flags.DEFINE_enum('recipe', 'cifar10', ['cifar10', 'actions'], 'what is trained')
 DATA = flags.DEFINE_string('data', None, 'data.path', required=True)
@@ -49,27 +47,15 @@ COLUMNS = (  # heading, metric of the pretrained encoder, metric it is compared 
 )
 
 
-def run(recipe: Recipe, seed: int, workdir: Path) -> None:
-    """One process of the trainer."""
+def result(recipe: Recipe, seed: int) -> dict:
+    """Metrics of a seed, with 'cpu_minutes' of its pretraining."""
     changes = dict(seed=seed, total_steps=recipe.steps, eval_every=0, checkpoint_every=500)
     changes |= {'data.path': DATA.value, 'data.val_path': VAL.value, 'data.batch_size': recipe.batch}
     changes['schedule.warmup_steps'] = recipe.steps // 20
     for name in recipe.tunings:
         how = dict(steps=recipe.tune_steps, batch_size=recipe.tune_batch, seed=seed)
         changes |= {f'evals.{name}.{key}': value for key, value in how.items()}
-    command = [sys.executable, '-m', 'mim_jax.main', f'--config={recipe.config}', f'--workdir={workdir}']
-    subprocess.run(command + [f'--config.{k}={v}' for k, v in changes.items()], check=True)
-
-
-def result(recipe: Recipe, seed: int) -> dict:
-    """Metrics of a seed, with 'cpu_minutes' of its pretraining."""
-    workdir = Path(RUNS.value or f'runs/{RECIPE.value}') / str(seed)
-    run(recipe, seed, workdir)
-    values = {}
-    for line in (workdir / 'metrics.jsonl').read_text().splitlines():
-        values |= json.loads(line)
-    events = map(json.loads, (workdir / 'events.jsonl').read_text().splitlines())
-    return values | dict(cpu_minutes=max(e['cpu_seconds'] for e in events if e['event'] == 'save') / 60)
+    return run(recipe.config, Path(RUNS.value or f'runs/{RECIPE.value}') / str(seed), changes)
 
 
 def percent(values: list[float]) -> str:

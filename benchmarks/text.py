@@ -5,15 +5,13 @@
 For each config and seed it runs `python -m mim_jax.main`, and writes a table of means and standard deviations. A run that is done is only read.
 """
 
-import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from absl import app, flags
+from runs import run
 
 DATA = flags.DEFINE_string('data', None, 'text; a twentieth of its documents is held out', required=True)
 SEPARATOR = flags.DEFINE_string('separator', '', 'data.reader.separator')
@@ -29,13 +27,7 @@ def result(config: str, seed: str) -> dict:
     workdir = Path(RUNS.value) / Path(DATA.value).stem / f'{config}_{seed}'
     changes = {'seed': seed, 'total_steps': STEPS.value, 'eval_every': 0, 'data.path': DATA.value, 'data.holdout': 0.05}
     changes |= {'data.reader.separator': SEPARATOR.value, 'data.reader.documents': 'cut'}
-    command = [sys.executable, '-m', 'mim_jax.main', f'--config=configs/{config}.py:tiny', f'--workdir={workdir}']
-    subprocess.run(command + [f'--config.{k}={v}' for k, v in changes.items()], check=True)
-    values = {}
-    for line in (workdir / 'metrics.jsonl').read_text().splitlines():
-        values |= json.loads(line)
-    events = map(json.loads, (workdir / 'events.jsonl').read_text().splitlines())
-    return values | dict(cpu_minutes=max(e['cpu_seconds'] for e in events if e['event'] == 'save') / 60)
+    return run(f'configs/{config}.py:tiny', workdir, changes)
 
 
 def spread(values: list[float]) -> str:

@@ -27,11 +27,11 @@ import jax
 import numpy as np
 from absl import app, flags
 from PIL import Image
-from turns import take_turns
+from turns import take_turns, trainer
 
 from configs import mae, videomae
 from configs.base import vit
-from mim_jax import build, compile, sharding, train
+from mim_jax import build, compile
 from mim_jax.data import ImageReader, pipeline, sources
 
 CASES = flags.DEFINE_list('cases', ['8x64', '16x224'], 'images x pixels, or clips x frames x pixels')
@@ -92,12 +92,7 @@ def configuration(case: Case):
 def ours(case: Case):
     """() -> None, one training step."""
     config = configuration(case)
-    mesh = sharding.make_mesh()
-    with jax.set_mesh(mesh):
-        objective, augment, abstract = train.parts(config, mesh)
-        step = compile.train_step(config, objective, augment, abstract, mesh).call
-        empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), compile.batch_spec(config, 2))
-        state = jax.jit(train.initial(config, objective, augment))(empty)
+    step, state = trainer(config)
     if INPUT.value == 'jpeg':
         source = sources.open_source(PATH.value, labels='none')
         batches = (batch for batch, _ in pipeline.batches(source, build.reader(config), batch_size=case.rows))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from turns import take_turns
+from turns import take_turns, trainer
 
 from configs import mdlm
 from mim_jax import compile, sharding, train
@@ -46,12 +46,7 @@ def configuration(rows: int, length: int):
 def ours(rows: int, length: int):
     """() -> None, one training step."""
     config = configuration(rows, length)
-    mesh = sharding.make_mesh()
-    with jax.set_mesh(mesh):
-        objective, augment, abstract = train.parts(config, mesh)
-        step = compile.train_step(config, objective, augment, abstract, mesh).call
-        empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), compile.batch_spec(config, 2))
-        state = jax.jit(train.initial(config, objective, augment))(empty)
+    step, state = trainer(config)
     batch = {name: np.ones(x.shape, x.dtype) for name, x in compile.batch_spec(config).items()}
     batch['ids'] = np.random.default_rng(0).integers(0, VOCAB, batch['ids'].shape, np.int32)
     batch = jax.device_put(batch)
@@ -118,7 +113,7 @@ def compare(rows: int, length: int) -> None:
     print(f'| {rows} x {length} | {theirs_ms:.1f} | {ours_ms:.1f} | {theirs_ms / ours_ms:.2f} |', flush=True)
 
 
-def textbook(answer, key, ids, steps: int):
+def textbook(answer, ids, steps: int):
     """The ancestral sampler as papers print it."""
     hidden = np.ones(ids.shape, bool)
     rng = np.random.default_rng(0)
@@ -148,7 +143,7 @@ def compare_samplers(rows: int, length: int) -> None:
         return rows * length / (time.perf_counter() - start)
 
     for steps in (32, 128, 1024):
-        book = rate(partial(textbook, answer, None, steps=steps), blank)
+        book = rate(partial(textbook, answer, steps=steps), blank)
         print(f'| {rows} x {length} | textbook, {steps} steps | {book:.0f} | 1.00 |', flush=True)
         specs = [
             dict(name='ancestral', cached=False),

@@ -1,10 +1,10 @@
 """Compiles the whole train step of a config for TPUs that are not there, and writes what the compiler says of it.
 
     pip install libtpu
-    python benchmarks/tpu_cycles.py --config=configs/mae.py:vit_l16 --topology=v5p:2x2x2 --per_chip=128 --out=step
+    python benchmarks/tpu_cycles.py --config=configs/mae.py:vit_l16 --topology=v5p:2x2x2 --per_chip=128
     python benchmarks/tpu_cycles.py --config=configs/videomae_v2.py:vit_g14 --topology=v5p:4x4x4 --per_chip=8 --data=1 --fsdp=-1
 
-writes step.hlo, the scheduled program, and step.json: gigabytes per chip, cycles (see hlo_cycles.py), model FLOP, the share of the
+writes runs/step.hlo, the scheduled program, and runs/step.json: gigabytes per chip, cycles (see hlo_cycles.py), model FLOP, the share of the
 peak if collectives hide behind the rest, and how often operations without an estimate occur. It prints the dearest operations.
 """
 
@@ -40,7 +40,7 @@ FSDP = flags.DEFINE_integer('fsdp', 1, 'mesh.fsdp')
 MODEL = flags.DEFINE_integer('model', 1, 'mesh.model')
 AUGMENT = flags.DEFINE_bool('augment', True, 'crop and flip in the step; without, records have the size of the model')
 TOP = flags.DEFINE_integer('top', 20, 'operations to print')
-OUT = flags.DEFINE_string('out', 'step', 'path of the results, without suffix')
+OUT = flags.DEFINE_string('out', 'runs/step', 'path of the results, without suffix')
 
 
 def make_mesh() -> Mesh:
@@ -99,6 +99,7 @@ def main(_):
         mfu=flop / peak / (spent.cycles / CLOCK[generation]),
         without_estimate=dict(spent.without_estimate),
     )
+    Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
     Path(f'{OUT.value}.hlo').write_text(text)
     Path(f'{OUT.value}.json').write_text(json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))

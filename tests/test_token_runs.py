@@ -88,7 +88,7 @@ def test_tokens_of_images_end_in_a_sheet_with_a_column_for_each_class(tmp_path):
     ({'mask.schedule': 'sine'}, "schedule 'sine' is not one of linear"),
     ({'objective.weighting': 'none'}, "weighting=none: it has to be 'bound' or 'mean'"),
     ({'encoder.heads': 3}, 'width 16 is not a multiple of heads 3'),
-    ({'evals.generation.sampler.name': 'ancestor'}, "'ancestor' is not one of"),
+    ({'evals.generation.sampler.name': 'ancestor'}, "has no 'ancestor'. Did you mean 'ancestral'"),
 ], ids=lambda x: str(x)[:30])  # fmt: skip
 def test_what_cannot_be_is_one_sentence(corpus, tmp_path, change, why):
     with pytest.raises(InputError, match=why):

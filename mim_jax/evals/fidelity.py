@@ -1,11 +1,11 @@
 """How close samples are to data, in the features of a classifier trained on the data: agreement, Fréchet distance, precision, recall."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
-from scipy import linalg, spatial
+from scipy import linalg, spatial, special, stats
 
 from mim_jax import build, optim
 from mim_jax.errors import InputError
@@ -47,62 +47,73 @@ def fidelity(
     """
     if not data.num_classes:
         raise InputError('evals.fidelity needs labels, to train the classifier it judges samples by')
-    sample, classes = (
-        make_sampler(objective, sampler),
-        objective.condition.num_classes if objective.condition is not None else 0,
+    draw, judge = (
+        drawn(objective, sampler, samples, batch_size, seed),
+        classifier(objective, data, batch_size, steps, lr, seed),
     )
-    task = build.classifier(
-        objective.tokenizer,
-        objective.encoder.clone(parent=None),
-        data.num_classes,
-        'mean',
-        mixup=0.0,
-        cutmix=0.0,
-        smoothing=0.0,
-    )
-    schedule = optim.schedule(lr=lr, batch_size=batch_size, total_steps=steps, warmup_steps=steps // 20, scale_lr_by=0)
-    learn = partial(learned, task, data, None, tx_of=partial(optim.adamw, b2=0.98), schedule=schedule, depth=task.classifier.encoder.shape[1],
-                    total=steps, batch_size=batch_size, seed=seed)  # fmt: skip
-    judge = jax.jit(lambda params, batch: task.apply({'params': params}, batch, method='logits'))
-    kept = []
-
-    def answers(batches):
-        outs = [[np.asarray(x)[: len(b['ids'])] for x in judge(kept[0], put(b, batch_size))] for b in batches]
-        return (np.concatenate(x).astype(np.float64) for x in zip(*outs, strict=True))
 
     def evaluate(params: dict) -> dict:
-        if not kept:
-            kept.append(learn())
         real = list(data.val(batch_size))
-        valid, label = (np.concatenate([b[name] for b in real]) for name in ('valid', 'label'))
-        shape, asked, drawn = real[0]['ids'].shape[1:], np.arange(samples) % max(classes, 1), []
-        for i in range(0, samples, batch_size):
-            batch = dict(
-                ids=np.zeros((batch_size, *shape), np.int32),
-                label=np.resize(asked[i : i + batch_size], batch_size).astype(np.int32),
-            )
-            batch = put(batch | dict(hidden=np.ones((batch_size, *shape), bool)), batch_size)
-            key = jax.random.fold_in(jax.random.key(seed), i)
-            drawn.append(
-                np.asarray(sample(params, key, batch['ids'], batch['hidden'], batch['label'] if classes else None))
-            )
-        drawn = np.concatenate(drawn)[:samples]
-        theirs, given = answers(real)
-        ours, features = answers(dict(ids=drawn[i : i + batch_size]) for i in range(0, samples, batch_size))
-        given, count = given[valid][:samples], int(valid.sum())
-        agree = {'eval/class_agreement': float((ours.argmax(1) == asked).mean())} if classes else {}
-        precision, recall = manifold(given, features), manifold(features, given)
-        return agree | {
-            'eval/classifier_top1': float((theirs.argmax(1) == label)[valid].mean()),
-            'eval/frechet': frechet(features, given),
-            'eval/precision': precision,
-            'eval/recall': recall,
-            'eval/inception_score': inception_score(ours),
-            'reference': f'Features f32[{features.shape[1]}] of a Transformer over tokens, trained {steps} steps on {data.num_train} training records; '
-            f'{samples} samples against {len(given)} of {count} validation records.\n',
-        }
+        valid, label = (np.concatenate([batch[name] for batch in real]) for name in ('valid', 'label'))
+        ids, asked = draw(params, real[0]['ids'].shape[1])
+        theirs, given = judge(real)
+        ours, features = judge(dict(ids=ids[i : i + batch_size]) for i in range(0, samples, batch_size))
+        reference = given[valid][:samples]
+        told = f'Features f32[{features.shape[1]}] of a Transformer over tokens, trained {steps} steps on {data.num_train} training records; '
+        told += f'{samples} samples against {len(reference)} of {valid.sum()} validation records.\n'
+        agree = {'eval/class_agreement': float((ours.argmax(1) == asked).mean())} if objective.num_classes else {}
+        top1 = float((theirs.argmax(1) == label)[valid].mean())
+        return agree | {'eval/classifier_top1': top1, 'reference': told} | compared(ours, features, reference)
 
     return evaluate
+
+
+def drawn(objective, sampler: Mapping, samples: int, batch_size: int, seed: int) -> Callable:
+    """`(params, n) -> ids i32[samples, n], the class each was asked for i32[samples]`, `batch_size` at once."""
+    sample = make_sampler(objective, sampler)
+
+    def draw(params: dict, n: int) -> tuple[np.ndarray, np.ndarray]:
+        starts = range(0, samples, batch_size)
+        asked = np.arange(len(starts) * batch_size, dtype=np.int32) % max(objective.num_classes, 1)
+        blank = dict(ids=np.zeros((batch_size, n), np.int32), hidden=np.ones((batch_size, n), bool))
+        ids = []
+        for i in starts:
+            batch = put(blank | dict(label=asked[i : i + batch_size]), batch_size)
+            key = jax.random.fold_in(jax.random.key(seed), i)
+            out = sample(params, key, batch['ids'], batch['hidden'], batch['label'] if objective.num_classes else None)
+            ids.append(np.asarray(out)[:batch_size])
+        return np.concatenate(ids)[:samples], asked[:samples]
+
+    return draw
+
+
+def classifier(objective, data, batch_size: int, steps: int, lr: float, seed: int) -> Callable:
+    """`(batches) -> logits f64[R, C], features f64[R, D]` of a network that is trained when it is first asked."""
+    encoder = objective.encoder.clone(parent=None)
+    task = build.classifier(
+        objective.tokenizer, encoder, data.num_classes, 'mean', mixup=0.0, cutmix=0.0, smoothing=0.0
+    )
+    schedule = optim.schedule(lr=lr, batch_size=batch_size, total_steps=steps, warmup_steps=steps // 20, scale_lr_by=0)
+    learn = partial(learned, task, data, None, tx_of=partial(optim.adamw, b2=0.98), schedule=schedule, depth=encoder.shape[1],
+                    total=steps, batch_size=batch_size, seed=seed)  # fmt: skip
+    params = lru_cache(maxsize=1)(learn)
+    answer = jax.jit(lambda params, batch: task.apply({'params': params}, batch, method='logits'))
+
+    def judge(batches: Iterable[dict]):
+        outs = [[np.asarray(x)[: len(b['ids'])] for x in answer(params(), put(b, batch_size))] for b in batches]
+        return (np.concatenate(x).astype(np.float64) for x in zip(*outs, strict=True))
+
+    return judge
+
+
+def compared(logits: np.ndarray, features: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """What can be said of samples by what a classifier makes of them, beside features of data."""
+    return {
+        'eval/frechet': frechet(features, reference),
+        'eval/precision': manifold(reference, features),
+        'eval/recall': manifold(features, reference),
+        'eval/inception_score': inception_score(logits),
+    }
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -120,6 +131,5 @@ def manifold(reference: np.ndarray, x: np.ndarray, k: int = NEIGHBOURS) -> float
 
 def inception_score(logits: np.ndarray) -> float:
     """exp of the mean divergence of the answers f64[n, C] from their mean (arXiv 1606.03498)."""
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    return float(np.exp((p * (np.log(p + 1e-12) - np.log(p.mean(0) + 1e-12))).sum(1).mean()))
+    p = special.softmax(logits, 1)
+    return float(np.exp(stats.entropy(p, p.mean(0, keepdims=True), axis=1).mean()))

@@ -7,14 +7,15 @@ import jax
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
+from scipy import stats
 
-from mim_jax import samplers
+from mim_jax import build, samplers
 from mim_jax.errors import InputError
 from mim_jax.evals.features import put
 from mim_jax.evals.pictures import sheet
 from mim_jax.masks import schedule
 
-SAMPLERS = ('ancestral', 'first_hitting', 'remasking', 'confidence')
+DRAW = ('temperature', 'top_k', 'top_p', 'method')  # options of a sampler that are those of `samplers.token`
 HOLE = '\u27e6', '\u27e7'  # around what was filled in
 
 
@@ -23,27 +24,26 @@ def make_sampler(objective, spec: Mapping) -> Callable:
 
     Args:
         objective: has `answer(ids, hidden, level, label) -> logits`.
-        spec: `name` of a sampler and its options; besides, those of `samplers.token` (temperature, top_k, top_p, method), `schedule`
-            and `power` of `masks.schedule`, and `guidance`, the scale of `samplers.guide`; 1 = none.
+        spec: `name` of a sampler and its options; besides, those of `DRAW`, `schedule` and
+            `power` of `masks.schedule`, and `guidance`, the scale of `samplers.guide`; 1 = none.
 
     Raises:
-        InputError: unknown sampler or schedule.
+        InputError: unknown sampler, option or schedule.
     """
-    options = dict(spec)
-    name, guidance = options.pop('name'), options.pop('guidance', 1.0)
-    if name not in SAMPLERS:
-        raise InputError(f'sampler {name!r} is not one of {", ".join(SAMPLERS)}')
-    if objective.exact and name != 'first_hitting':
+    options, guidance = dict(spec), spec.get('guidance', 1.0)
+    how = {key: options.pop(key) for key in DRAW if key in options}
+    kind = [options.pop(key, default) for key, default in (('schedule', 'linear'), ('power', 1.0))]
+    options.pop('guidance', None)
+    if objective.exact and spec['name'] != 'first_hitting':
         raise InputError(
-            f"sampler {name!r} draws in any order: an autoregressive model takes name='first_hitting', block=1"
+            f"sampler {spec['name']!r} draws in any order: an autoregressive model takes name='first_hitting', block=1"
         )
-    how = {key: options.pop(key) for key in ('temperature', 'top_k', 'top_p', 'method') if key in options}
-    kind = {key: options.pop(key) for key in ('schedule', 'power') if key in options}
-    if name != 'first_hitting':
-        options['share'] = schedule(
-            *(kind.get(key, value) for key, value in (('schedule', 'linear'), ('power', 1.0)))
-        ).share
-    sampler = partial(getattr(samplers, name), draw=partial(samplers.token, **how), **options)
+    try:
+        offered = build.wanted('samplers', spec, dict(share=schedule(*kind).share))
+    except ValueError as error:
+        raise InputError(f'sampler: {error}') from error
+    draw = partial(samplers.token, **how)
+    sampler = build.part('samplers', options, where='evals, sampler', draw=draw, **offered)
 
     @jax.jit
     def sample(params: dict, key: Array, ids: Array, hidden: Array, label: Array | None = None) -> Array:
@@ -61,7 +61,7 @@ def generation(
 ) -> Callable:
     """`params -> {name: value}`: samples, a filled hole, and their statistics beside those of as many validation records.
 
-    Texts: 'sample', `show` of them, and 'infilling', a validation record whose middle was hidden and drawn again. Images: 'sample', a sheet
+    Texts: 'sample', `show` of them, and 'infilling', the first document of validation with its middle hidden and drawn again. Images: 'sample', a sheet
     of all, a column for each class where the model knows classes. Numbers, of samples and of data: 'eval/sample_unigram_bits' and
     'eval/data_unigram_bits', entropies of the distribution of tokens, the same of pairs of neighbours ('bigram'), and
     'eval/unigram_distance' and 'eval/bigram_distance', the total variation between both.
@@ -73,15 +73,14 @@ def generation(
         seed: of the samples.
         hole: share of a record that is hidden to be filled in; 0 = none.
     """
-    sample = make_sampler(objective, sampler)
-    classes = objective.condition.num_classes if objective.condition is not None else 0
+    sample, classes = make_sampler(objective, sampler), objective.num_classes
 
     def evaluate(params: dict) -> dict:
         batch = next(iter(data.val(rows)))
-        given, real = batch['ids'], batch.get('segment', np.ones_like(batch['ids'])) > 0
+        given, segment = batch['ids'], batch.get('segment', np.ones_like(batch['ids']))
         label = np.arange(rows, dtype=np.int32) % classes if classes else None
         drawn = run(params, seed, np.zeros((rows, given.shape[1]), np.int32), True, label)
-        found = statistics(drawn, given, real)
+        found = statistics(drawn, given, segment > 0)
         if data.decode is None:
             return found
         shown = data.decode(drawn)
@@ -90,7 +89,7 @@ def generation(
             return found | dict(sample=sheet(shown, names[:classes]))
         found['sample'] = '\n\n'.join(f'--- sample {i}\n{text}' for i, text in enumerate(shown[:show])) + '\n'
         if hole and not objective.exact:
-            found['infilling'] = filled(params, given, real)
+            found['infilling'] = filled(params, given, segment == 1)
         return found
 
     def run(params, seed, ids, hidden, label=None):
@@ -99,11 +98,11 @@ def generation(
         out = sample(params, jax.random.key(seed), arrays['ids'], arrays['hidden'], arrays.get('label'))
         return np.asarray(multihost_utils.process_allgather(out, tiled=True))[:rows]
 
-    def filled(params, given, real):
-        length = int(real[0].sum())
+    def filled(params, given, first):
+        length = int(first[0].sum())
         start = round(length * (1 - hole) / 2)
         hidden = (np.arange(given.shape[1]) >= start) & (np.arange(given.shape[1]) < length - start)
-        drawn = run(params, seed, given[:1], hidden | ~real[:1])
+        drawn = run(params, seed, given[:1], hidden | ~first[:1])
         before, inside, after = (data.decode(x)[0] for x in np.split(drawn[:, :length], [start, length - start], 1))
         truth = data.decode(given[:1, start : length - start])[0]
         return f'{before}{HOLE[0]}{inside}{HOLE[1]}{after}\n\n--- hidden was\n{truth}\n'
@@ -122,6 +121,6 @@ def statistics(samples: np.ndarray, given: np.ndarray, real: np.ndarray) -> dict
         parts = np.split(place.ravel(), [len(grams[0])])
         p, q = (np.bincount(part, minlength=len(kinds)) / max(len(part), 1) for part in parts)
         for whose, x in (('sample', p), ('data', q)):
-            found[f'eval/{whose}_{name}_bits'] = float(-(x[x > 0] * np.log2(x[x > 0])).sum())
+            found[f'eval/{whose}_{name}_bits'] = float(stats.entropy(x, base=2))
         found[f'eval/{name}_distance'] = float(np.abs(p - q).sum() / 2)
     return found

@@ -31,8 +31,12 @@ def likelihood(
             level: there the bounds of other schedules are those of other models.
         seed: of the masks.
     """
-    exact, told = objective.exact, objective.condition is not None and objective.condition.level
-    draw = objective.mask if mask is None and told and not exact else partial(absorbing, **(mask or dict(by='count')))
+    exact = objective.exact
+    draw = (
+        objective.mask
+        if mask is None and objective.knows_level and not exact
+        else partial(absorbing, **(mask or dict(by='count')))
+    )
     draws = 1 if exact else draws
 
     @jax.jit

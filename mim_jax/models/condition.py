@@ -4,6 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from mim_jax.models.positions import sincos
+from mim_jax.models.vit import token_init
+
 FREQUENCIES = 256
 
 
@@ -22,16 +25,11 @@ class Condition(nn.Module):
         out = jnp.zeros((rows, self.width))
         if self.level:
             level = jnp.zeros(rows) if level is None else level
-            omega = 10000.0 ** -(jnp.arange(FREQUENCIES // 2) / (FREQUENCIES // 2))
-            angle = 1000 * level[:, None] * omega
-            waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
-            normal = nn.initializers.normal(0.02)
-            hidden = nn.silu(nn.Dense(self.width, kernel_init=normal, name='level1')(waves))
-            out += nn.Dense(self.width, kernel_init=normal, name='level2')(hidden)
+            waves = sincos(1000 * level[:, None], FREQUENCIES)
+            hidden = nn.silu(nn.Dense(self.width, kernel_init=token_init, name='level1')(waves))
+            out += nn.Dense(self.width, kernel_init=token_init, name='level2')(hidden)
         if self.num_classes:
             label = jnp.full(rows, -1) if label is None else label
-            table = nn.Embed(
-                self.num_classes + 1, self.width, embedding_init=nn.initializers.normal(0.02), name='label'
-            )
+            table = nn.Embed(self.num_classes + 1, self.width, embedding_init=token_init, name='label')
             out += table(jnp.where(label < 0, self.num_classes, label))
         return out

@@ -28,6 +28,16 @@ class TokenModel(nn.Module):
     label_dropout: float = 0.1
     exact = False  # whether `nats` is the likelihood, not a bound on it
 
+    @property
+    def num_classes(self) -> int:
+        """That it is told; 0 = none."""
+        return 0 if self.condition is None else self.condition.num_classes
+
+    @property
+    def knows_level(self) -> bool:
+        """Whether it is told the level."""
+        return self.condition is not None and self.condition.level
+
     def network(self, raw, pos, sees, hidden, level, label, train=False) -> tuple[Array, Array]:
         """logits f32[B, N, V] and the features below them [B, N, D]."""
         condition = None if self.condition is None else self.condition(len(raw), level, label)

@@ -19,11 +19,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from mim_jax.autoencoder import Autoencoder
 from mim_jax.data import Source, TextReader, open_splits, tokens
 from mim_jax.errors import InputError, RunError
 from mim_jax.tools import pack
-from mim_jax.tools.codes import Codes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -114,6 +112,8 @@ def images(
         run: workdir of a run with the objective `Autoencoding`.
         flips: the mirror images of the training images too.
     """
+    from mim_jax.autoencoder import Autoencoder, Codes  # JAX is slow to import, and texts do without
+
     pack.new(dst)
     codec = Autoencoder(run)
     train, val = open_splits(src, '', labels, holdout, codec.reader.media)
