@@ -20,6 +20,23 @@ LONG = 512  # keys from which TPUs are faster with `_attend_long`
 REMAT = {'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
+def sum_rows(x):
+    """x[..., D] -> [D]. On CPU as a product with ones, which takes a tenth of the time of XLA's sum."""
+
+    def product(x):
+        rows = x.reshape(-1, x.shape[-1])
+        return jnp.ones_like(rows[:, 0]) @ rows
+
+    return lax.platform_dependent(x, cpu=product, default=lambda x: x.sum(tuple(range(x.ndim - 1))))
+
+
+def sum_columns(x):
+    """x[..., D] -> [..., 1], as `sum_rows`."""
+    return lax.platform_dependent(
+        x, cpu=lambda x: (x @ jnp.ones_like(x, shape=x.shape[-1:]))[..., None], default=lambda x: x.sum(-1, keepdims=True)
+    )
+
+
 def layer_norm_reference(x, scale, bias, eps):
     """LayerNorm over the last axis with f32 statistics (arXiv 1607.06450). -> x.dtype[..., D]."""
     centred = x.astype(jnp.float32) - jnp.mean(x, -1, keepdims=True, dtype=jnp.float32)
@@ -31,18 +48,24 @@ layer_norm = jax.custom_vjp(layer_norm_reference, nondiff_argnums=(3,))
 
 
 def _layer_norm_forward(x, scale, bias, eps):
-    return layer_norm_reference(x, scale, bias, eps), (x, scale)
+    centred, inv = _standardise(x, eps)
+    return (centred * inv * scale + bias).astype(x.dtype), (x, scale)
+
+
+def _standardise(x, eps):
+    """f32 (x - mean, 1 / standard deviation) over the last axis."""
+    wide = x.astype(jnp.float32)
+    centred = wide - sum_columns(wide) / x.shape[-1]
+    return centred, lax.rsqrt(sum_columns(centred * centred) / x.shape[-1] + eps)
 
 
 def _layer_norm_backward(eps, residuals, g):
     x, scale = residuals
     g = g.astype(jnp.float32)
-    centred = x.astype(jnp.float32) - jnp.mean(x, -1, keepdims=True, dtype=jnp.float32)
-    inv = lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + eps)
+    centred, inv = _standardise(x, eps)
     y, dy = centred * inv, g * scale
-    dx = inv * (dy - jnp.mean(dy, -1, keepdims=True) - y * jnp.mean(dy * y, -1, keepdims=True))
-    rows = tuple(range(x.ndim - 1))
-    return dx.astype(x.dtype), jnp.sum(g * y, rows), jnp.sum(g, rows)
+    dx = inv * (dy - sum_columns(dy) / x.shape[-1] - y * (sum_columns(dy * y) / x.shape[-1]))
+    return dx.astype(x.dtype), sum_rows(g * y), sum_rows(g)
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
@@ -187,6 +210,15 @@ def _attend_long_backward(to_scores, to_out, residuals, g):
 _attend_long.defvjp(_attend_long_forward, _attend_long_backward)
 
 
+@jax.custom_vjp
+def add_bias(x, bias):
+    """x[..., D] + bias[D], with the gradient of the bias by `sum_rows`."""
+    return x + bias
+
+
+add_bias.defvjp(lambda x, bias: (x + bias, None), lambda _, g: (g, sum_rows(g)))
+
+
 def drop_path(key, rates, batch):
     """Stochastic depth (arXiv 1603.09382): multipliers f32[depth, 2, B] of both branches of every block, per row."""
     keep = 1 - rates[:, None, None]
@@ -201,6 +233,26 @@ class LayerNorm(nn.Module):
         scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
         bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
         return layer_norm(x, scale, bias, self.eps)
+
+
+def project(x, kernel):
+    """x[..., D] @ kernel[D, E]. On CPU with one axis of rows: of several, XLA copies the transpose for the gradient of the kernel."""
+
+    def flat(x, kernel):
+        return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+
+    return lax.platform_dependent(x, kernel, cpu=flat, default=jnp.matmul)
+
+
+class Dense(nn.Dense):
+    """`nn.Dense` of `project` and `add_bias`."""
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param('bias', self.bias_init, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return add_bias(project(x, kernel), bias)
 
 
 class StackedDense(nn.Module):
@@ -221,21 +273,37 @@ class StackedDense(nn.Module):
         kernel = self.param('kernel', fused_xavier, (self.count, x.shape[-1], self.features))
         bias = self.param('bias', nn.initializers.zeros, (len(self.biased), self.features))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        outs = list(jnp.einsum('bnd,kde->kbne', x, kernel))
+        outs = lax.platform_dependent(x, kernel, cpu=_project_each, default=_project_stacked)
         for i, b in zip(self.biased, bias, strict=True):
-            outs[i] += b
+            outs[i] = add_bias(outs[i], b)
         return outs
 
 
-def rotate(x, pos):
-    """Rotary positions (arXiv 2104.09864): x[B, N, H, C] turned by angles that grow with pos f32[B, N, P], whose axes share C.
+def _project_stacked(x, kernel):
+    return list(jnp.einsum('bnd,kde->kbne', x, kernel))
 
-    Each axis turns pairs of the same count of channels; what does not divide by 2 P stays.
+
+def _project_each(x, kernel):
+    return [project(x, k) for k in kernel]
+
+
+def rotary(pos, channels):
+    """(sin, cos) f32[B, N, 1, C'] of angles that grow with pos f32[B, N, P], for `rotate` of C = `channels` (arXiv 2104.09864).
+
+    Axes share the channels: each turns pairs of the same count of them, C' = P (C // 2 P) pairs in all.
     """
-    count = x.shape[-1] // (2 * pos.shape[-1])
+    count = channels // (2 * pos.shape[-1])
     omega = 10000.0 ** -(jnp.arange(count, dtype=jnp.float32) / count)
-    angle = (pos[..., None] * omega).reshape(*pos.shape[:2], 1, -1)  # f32[B, N, 1, P * count]
-    sin, cos, half = jnp.sin(angle), jnp.cos(angle), angle.shape[-1]
+    angle = (pos[..., None] * omega).reshape(*pos.shape[:2], 1, -1)
+    table = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
+    # XLA for CPU would compute sines again for each head of each block; it keeps what comes out of a product.
+    table = lax.platform_dependent(table, cpu=lambda x: x @ jnp.eye(x.shape[-1]), default=lambda x: x)
+    return jnp.split(table, 2, -1)
+
+
+def rotate(x, turn):
+    """x[B, N, H, C] with the pairs of channels (i, i + C') turned by (sin, cos) of `rotary`; what is left of C stays."""
+    (sin, cos), half = turn, turn[0].shape[-1]
     a, b, rest = jnp.split(x, [half, 2 * half], -1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], -1).astype(x.dtype)
 
@@ -243,14 +311,14 @@ def rotate(x, pos):
 class Attention(nn.Module):
     """Multi-head attention of x over itself, or over `context` where given (arXiv 1706.03762).
 
-    x[B, Q, D], context[B, K, E] or None, valid bool[B, K] or bool[B, Q, K] or None -> [B, Q, D]; with pos f32[B, Q, P] rotary.
+    x[B, Q, D], context[B, K, E] or None, valid bool[B, K] or bool[B, Q, K] or None, turn of `rotary` or None -> [B, Q, D].
     """
 
     heads: int
     dtype: str = 'float32'
 
     @nn.compact
-    def __call__(self, x, context=None, valid=None, pos=None):
+    def __call__(self, x, context=None, valid=None, turn=None):
         width = x.shape[-1]
         if width % self.heads:
             raise InputError(f'width {width} is not a multiple of heads {self.heads}: choose heads that divide it')
@@ -260,10 +328,10 @@ class Attention(nn.Module):
             (q,) = StackedDense(1, width, (0,), self.dtype, name='q')(x)
             k, v = StackedDense(2, width, (1,), self.dtype, name='kv')(context)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
-        if pos is not None:
-            q, k = rotate(q, pos), rotate(k, pos)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
         out = attend(q, k, v, valid).reshape(x.shape)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name='out')(out)
+        return Dense(width, dtype=self.dtype, kernel_init=xavier, name='out')(out)
 
 
 class Mlp(nn.Module):
@@ -272,8 +340,8 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        hidden = nn.Dense(int(x.shape[-1] * self.ratio), dtype=self.dtype, kernel_init=xavier, name='fc1')(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name='fc2')(gelu(hidden))
+        hidden = Dense(int(x.shape[-1] * self.ratio), dtype=self.dtype, kernel_init=xavier, name='fc1')(x)
+        return Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name='fc2')(gelu(hidden))
 
 
 class Modulation(nn.Module):
@@ -312,14 +380,14 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x, context=None, valid=None, keep=None, pos=None, condition=None
+        self, x, context=None, valid=None, keep=None, turn=None, condition=None
     ):  # keep: f32[2, B] | None, see drop_path
         keep = (None, None) if keep is None else keep
         shift1, scale1, gate1, shift2, scale2, gate2 = [None] * 6
         if condition is not None:
             shift1, scale1, gate1, shift2, scale2, gate2 = Modulation(6, self.dtype, name='modulation')(condition)
         normed = modulate(LayerNorm(self.eps, name='norm1')(x), shift1, scale1)
-        branch = Attention(self.heads, self.dtype, name='attention')(normed, context, valid, pos)
+        branch = Attention(self.heads, self.dtype, name='attention')(normed, context, valid, turn)
         x = self._add(x, branch if gate1 is None else branch * gate1, keep[0], 'attention')
         normed = modulate(LayerNorm(self.eps, name='norm2')(x), shift2, scale2)
         branch = Mlp(self.mlp_ratio, self.dtype, name='mlp')(normed)
@@ -358,7 +426,7 @@ class Blocks(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x, context=None, valid=None, pos=None, condition=None, *, train=False
+        self, x, context=None, valid=None, turn=None, condition=None, *, train=False
     ):  # [B, N, D], ... -> [B, N, D]
         block = partial(self._block_type(), self.heads, self.mlp_ratio, self.layer_scale, self.eps, self.dtype)
         keep = None
@@ -370,9 +438,9 @@ class Blocks(nn.Module):
 
             def body(x, layer):
                 params, keep = layer
-                return block(parent=None).apply({'params': params}, x, context, valid, keep, pos, condition), None
+                return block(parent=None).apply({'params': params}, x, context, valid, keep, turn, condition), None
 
             return lax.scan(body, x, (jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), keep))[0]
         for i in range(self.depth):
-            x = block(name=f'block_{i}')(x, context, valid, None if keep is None else keep[i], pos, condition)
+            x = block(name=f'block_{i}')(x, context, valid, None if keep is None else keep[i], turn, condition)
         return x

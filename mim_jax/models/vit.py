@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mim_jax.errors import InputError
-from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, modulate, xavier
+from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, modulate, rotary, xavier
 from mim_jax.models.positions import Positions
 
 SIZES = {  # width, depth, heads
@@ -70,8 +70,7 @@ class ViT(nn.Module):
         if hidden is not None:
             mask_token = self.param('mask_token', token_init, (width,))
             x = jnp.where(hidden[..., None], mask_token.astype(x.dtype), x)
-        rotary = self.positions == 'rotary'
-        if not rotary:
+        if self.positions != 'rotary':
             x = x + Positions(width, self.positions, self.grid, name='positions')(pos).astype(x.dtype)
         prefix = []
         if self.class_token:
@@ -82,6 +81,7 @@ class ViT(nn.Module):
             prefix = jnp.concatenate(prefix).astype(x.dtype)
             x = jnp.concatenate([jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape)), x], 1)
             pos = jnp.pad(pos, [(0, 0), (self.num_prefix, 0), (0, 0)])
+        turn = rotary(pos, width // heads) if self.positions == 'rotary' else None
         if valid is not None:
             before = [(0, 0), *[(self.num_prefix, 0)] * (valid.ndim - 1)]
             valid = jnp.pad(valid, before, constant_values=True)
@@ -89,7 +89,7 @@ class ViT(nn.Module):
         x = Blocks(
             depth, heads, mlp_ratio, self.layer_scale, self.drop_path, self.eps, self.dtype, self.scan, self.remat,
             name='blocks',
-        )(x, valid=valid, pos=pos if rotary else None, condition=condition, train=train)  # fmt: skip
+        )(x, valid=valid, turn=turn, condition=condition, train=train)  # fmt: skip
         x = LayerNorm(self.eps, name='norm')(x)
         return x if condition is None else modulate(x, *Modulation(2, self.dtype, name='modulation')(condition))
 
