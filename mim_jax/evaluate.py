@@ -34,6 +34,7 @@ ROWS = (  # heading of the final table, metric, metric of an untrained encoder w
     ('samples of the class they were asked for', 'eval/class_agreement', None),
     ('top-1 of the classifier that says so', 'eval/classifier_top1', ''),
     ('Fréchet distance in its features', 'eval/frechet', None),
+    ('FID', 'eval/fid', None),
     ('precision', 'eval/precision', None),
     ('recall', 'eval/recall', None),
     ('PSNR in dB', 'eval/psnr', None),

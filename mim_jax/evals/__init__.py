@@ -4,6 +4,7 @@ from mim_jax.evals.accuracy import accuracy
 from mim_jax.evals.attentive_probe import attentive_probe
 from mim_jax.evals.autoencoded import autoencoded, psnr
 from mim_jax.evals.few_shot import few_shot
+from mim_jax.evals.fid import fid
 from mim_jax.evals.fidelity import fidelity
 from mim_jax.evals.finetune import finetune
 from mim_jax.evals.generation import generation
@@ -13,7 +14,7 @@ from mim_jax.evals.linear_probe import linear_probe
 from mim_jax.evals.reconstruction import reconstruction
 
 __all__ = [
-    'accuracy', 'attentive_probe', 'autoencoded', 'few_shot', 'fidelity', 'finetune', 'generation', 'knn', 'likelihood', 'linear_probe',
+    'accuracy', 'attentive_probe', 'autoencoded', 'few_shot', 'fid', 'fidelity', 'finetune', 'generation', 'knn', 'likelihood', 'linear_probe',
     'pseudo_likelihood', 'psnr', 'reconstruction',
 ]  # fmt: skip
 LABEL_FREE = (

@@ -109,18 +109,23 @@ def classifier(objective, data, batch_size: int, steps: int, lr: float, seed: in
 def compared(logits: np.ndarray, features: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """What can be said of samples by what a classifier makes of them, beside features of data."""
     return {
-        'eval/frechet': frechet(features, reference),
+        'eval/frechet': frechet(moments(features), moments(reference)),
         'eval/precision': manifold(reference, features),
         'eval/recall': manifold(features, reference),
         'eval/inception_score': inception_score(logits),
     }
 
 
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared Fréchet distance of the Gaussians of features f64[n, D] and f64[m, D] (arXiv 1706.08500)."""
-    p, q = (np.cov(x, rowvar=False) for x in (a, b))
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean f64[D], covariance f64[D, D]) of features f64[n, D]."""
+    return features.mean(0), np.cov(features, rowvar=False)
+
+
+def frechet(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
+    """Squared Fréchet distance of Gaussians, each (mean, covariance) (arXiv 1706.08500)."""
+    (mean_a, p), (mean_b, q) = a, b
     root = linalg.sqrtm(p @ q).real
-    return float(max(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(p + q - 2 * root), 0))
+    return float(max(np.square(mean_a - mean_b).sum() + np.trace(p + q - 2 * root), 0))
 
 
 def manifold(reference: np.ndarray, x: np.ndarray, k: int = NEIGHBOURS) -> float:

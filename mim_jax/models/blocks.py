@@ -33,7 +33,9 @@ def sum_rows(x):
 def sum_columns(x):
     """x[..., D] -> [..., 1], as `sum_rows`."""
     return lax.platform_dependent(
-        x, cpu=lambda x: (x @ jnp.ones_like(x, shape=x.shape[-1:]))[..., None], default=lambda x: x.sum(-1, keepdims=True)
+        x,
+        cpu=lambda x: (x @ jnp.ones_like(x, shape=x.shape[-1:]))[..., None],
+        default=lambda x: x.sum(-1, keepdims=True),
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mim_jax.errors import InputError
-from mim_jax.evals import fidelity, generation
-from mim_jax.evals.fidelity import frechet, inception_score, manifold
+from mim_jax.evals import fid, fidelity, generation
+from mim_jax.evals.fidelity import drawn, frechet, inception_score, manifold, moments
 from mim_jax.evals.generation import make_sampler, statistics
 from mim_jax.objectives import Sequence
 from tests.evals.tokens import VOCAB, Texts, model
@@ -75,8 +75,8 @@ def test_a_sampler_that_cannot_be_is_named(spec, kind, why):
 def test_gaussians_have_the_distance_of_their_closed_form():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((200_000, 2)), rng.standard_normal((200_000, 2)) * [2, 1] + [1, 0]
-    assert frechet(a, b) == pytest.approx(1 + (2 - 1) ** 2, abs=0.03)
-    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet(moments(a), moments(b)) == pytest.approx(1 + (2 - 1) ** 2, abs=0.03)
+    assert frechet(moments(a), moments(a)) == pytest.approx(0, abs=1e-6)
 
 
 def test_precision_and_recall_tell_missing_from_strange():
@@ -101,6 +101,56 @@ def test_fidelity_names_what_it_is_of():
     assert 0 <= found['eval/class_agreement'] <= 1 and found['eval/frechet'] > 0
     with pytest.raises(InputError, match='needs labels'):
         fidelity(objective, Texts(num_classes=0), sampler=dict(name='confidence', steps=2))
+
+
+class Greys(Texts):
+    def decode(self, rows):
+        return np.repeat(rows[:, :, None, None], 4, 2).astype(np.uint8)  # [R, N, 4, 1]
+
+
+@pytest.fixture
+def inception(tmp_path):
+    """A TorchScript file with the signature of Inception, whose features are the sums of three rows of an image."""
+    torch = pytest.importorskip('torch')
+
+    class Network(torch.nn.Module):
+        def forward(self, images: torch.Tensor, return_features: bool = False):
+            return images.float().sum([1, 3])[:, :3]
+
+    torch.jit.script(Network()).save(path := str(tmp_path / 'inception.pt'))
+    return path
+
+
+def test_fid_is_the_distance_in_the_features_of_a_file(inception, tmp_path):
+    objective, params, _ = model(classes=3)
+    data, sampler = Greys(text=False), dict(name='confidence', steps=2)
+    measure = partial(fid, objective, data, sampler=sampler, network=inception, samples=12, batch_size=4)
+    found = measure()(params)
+    ids, _ = drawn(objective, sampler, 12, 4, 0)(params, data.LENGTH)
+    real = next(data.val(10))['ids']
+    assert found['eval/fid'] == pytest.approx(
+        frechet(moments(12.0 * ids[:, :3]), moments(12.0 * real[:, :3])), rel=1e-6
+    )
+    assert (
+        found['fid_reference'].startswith('12 samples against 10 validation records')
+        and inception in found['fid_reference']
+    )
+    mean, covariance = moments(12.0 * ids[:, :3])
+    np.savez(tmp_path / 'data.npz', mu=mean, sigma=covariance)
+    assert measure(reference=str(tmp_path / 'data.npz'))(params)['eval/fid'] == pytest.approx(0, abs=1e-3)
+
+
+def test_fid_says_what_it_lacks(inception, tmp_path):
+    objective = model()[0]
+    (tmp_path / 'text.pt').write_text('no network')
+    np.savez(tmp_path / 'empty.npz', mean=0)
+    measure = partial(fid, objective, sampler=ANCESTRAL)
+    with pytest.raises(InputError, match='no.pt.* is not a file'):
+        measure(Greys(), network='no.pt')
+    with pytest.raises(InputError, match='text.pt: not a TorchScript file'):
+        measure(Greys(), network=str(tmp_path / 'text.pt'))
+    with pytest.raises(InputError, match='not an .npz file with mu and sigma'):
+        measure(Greys(), network=inception, reference=str(tmp_path / 'empty.npz'))
 
 
 @pytest.mark.parametrize('spec', [

@@ -162,7 +162,7 @@ def test_the_loss_is_that_of_the_papers(schedule, level):
         t = 1 - np.arccos(share) / (np.pi / 2)
         weight = np.pi / 2 * np.sin(np.pi / 2 * (1 - t)) / np.cos(np.pi / 2 * (1 - t))
     expected = -(weight[:, None] * logp * counted).sum() / tokens
-    np.testing.assert_allclose(loss, expected, rtol=2e-6)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 def test_mean_weighting_is_the_cross_entropy_of_hidden_tokens_with_smoothed_labels():
