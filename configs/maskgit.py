@@ -29,6 +29,7 @@ def get_config(variant: str = 'b'):
     )
     c.evals.generation = dict(name='generation', rows=80, sampler=sampler)
     c.evals.fidelity = dict(name='fidelity', samples=1000, batch_size=100, steps=500, lr=2e-3, sampler=sampler)
+    c.evals.fid = dict(name='fid', network='', reference='', samples=50_000, batch_size=100, sampler=sampler)
     c.evals_last = ('fidelity',)
     c.optimizer.update(b2=0.96, weight_decay=4.5e-2)
     c.smaller = 'configs/maskgit.py:tiny' if variant == 'b' else ''
