@@ -30,7 +30,8 @@ def get_config(variant: str = 'b'):
     c.evals.generation = dict(name='generation', rows=80, sampler=sampler)
     c.evals.fidelity = dict(name='fidelity', samples=1000, batch_size=100, steps=500, lr=2e-3, sampler=sampler)
     c.evals.fid = dict(name='fid', network='', reference='', samples=50_000, batch_size=100, sampler=sampler)
-    c.evals_last = ('fidelity',)
+    c.evals.likelihood.draws = 2
+    c.evals_often, c.evals_last = ('generation',), ('likelihood', 'fidelity')
     c.optimizer.update(b2=0.96, weight_decay=4.5e-2)
     c.smaller = 'configs/maskgit.py:tiny' if variant == 'b' else ''
     if variant == 'b':

@@ -9,6 +9,7 @@ from functools import partial, reduce
 
 import flax.linen as nn
 
+from mim_jax import noise
 from mim_jax.augment.mix import mixup_cutmix
 from mim_jax.data import image
 from mim_jax.errors import InputError
@@ -16,8 +17,19 @@ from mim_jax.losses import nll
 from mim_jax.models.blocks import xavier
 from mim_jax.models.condition import Condition
 from mim_jax.models.heads import Classifier
-from mim_jax.objectives import Autoencoding, Classification, MaskedPrediction, Sequence, Term, TokenDiffusion
-from mim_jax.tokenizers import field
+from mim_jax.objectives import (
+    Answer,
+    Autoencoding,
+    Classification,
+    Denoise,
+    MaskedPrediction,
+    Noise,
+    Sequence,
+    Term,
+    TokenDiffusion,
+)
+from mim_jax.targets import normalised
+from mim_jax.tokenizers import field, unpatchify
 
 DTYPES = ('float32', 'bfloat16', 'float16')  # of the computation
 LIMITS = {  # of numbers, both included
@@ -219,7 +231,58 @@ def autoencoding(config) -> Autoencoding:
     )
 
 
+def denoise(config) -> Denoise:
+    """See `objective`."""
+    tokenizer = part('tokenizers', config.tokenizer, where='tokenizer')
+    encoder = part('models', config.encoder, where='encoder', dtype=config.dtype)
+    schedule = part('noise', config.noise.schedule, where='noise.schedule', bind=False)
+    times = part('noise', config.noise.times, where='noise.times')
+    spread, answers = config.noise.spread, tuple(config.answers)
+
+    def answer(where, spec):
+        if spec.on not in ('visible', 'hidden', 'all'):
+            raise InputError(f"config.{where}.on={spec.on}: it has to be 'visible', 'hidden' or 'all'")
+        if spec.of not in answers:
+            raise InputError(f'config.{where}.of={spec.of}: config.answers has {", ".join(answers)}')
+        noised = spec.get('noised')
+        if noised not in (None, False, True):
+            raise InputError(f'config.{where}.noised={noised}: it has to be True or False')
+        return Answer(spec.of, spec.on, spec.weight, partial(noise.weight, spec.get('weighting', 'plain'), schedule),
+                      normalised if noised else None)  # fmt: skip
+
+    terms = {name: answer(f'terms.{name}', spec) for name, spec in config.terms.items()}
+    clean = {name: answer(f'clean_terms.{name}', spec) for name, spec in config.get('clean_terms', {}).items()}
+    return Denoise(
+        tokenizer=tokenizer,
+        untokenize=partial(unpatchify_to, tuple(config.tokenizer.patch)),
+        noise=Noise(
+            *schedule,
+            lambda key, rows: times(key if key.ndim == 0 else key[0], rows, schedule),
+            partial(noise.coefficients, spread=spread or 1.0),
+            noise.split,
+            spread,
+        ),
+        mask=part('masks', config.mask, where='mask'),
+        encoder=encoder,
+        predictor=part('models', config.predictor, where='predictor', dtype=config.dtype, seen=True),
+        condition=Condition(encoder.shape[0], True, config.condition.num_classes),
+        answers=answers,
+        terms=terms,
+        clean_every=config.objective.clean_every,
+        clean_mask=part('masks', config.clean_mask, where='clean_mask') if clean else None,
+        clean_terms=clean,
+        label_dropout=config.condition.label_dropout,
+        field=field(tokenizer),
+    )
+
+
+def unpatchify_to(patch: tuple[int, ...], raw, shape):
+    """`unpatchify` by a tokenizer's patch."""
+    return unpatchify(raw, patch, shape)
+
+
 OBJECTIVES = dict(
+    Denoise=denoise,
     Autoencoding=autoencoding,
     MaskedPrediction=masked_prediction,
     Classification=classification,

@@ -147,6 +147,11 @@ def device_memory() -> float:
 
 def model_flops(config, objective, augment: Callable, params: dict) -> float:
     """FLOPs of the matrix products of one example, forward and backward, nothing recomputed."""
-    keys = jax.eval_shape(partial(step.row_keys, 0, 0, 1))
-    view = jax.eval_shape(partial(augment, train=True), keys, batch_spec(config, 1))
-    return 3.0 * matmul_flops(lambda p, b, k: objective.apply({'params': p}, b, k, train=False)[0], params, view, keys)
+    rows = max(getattr(objective, 'clean_every', 1), 1)
+    keys = jax.eval_shape(partial(step.row_keys, 0, 0, rows))
+    view = jax.eval_shape(partial(augment, train=True), keys, batch_spec(config, rows))
+    return (
+        3.0
+        / rows
+        * matmul_flops(lambda p, b, k: objective.apply({'params': p}, b, k, train=False)[0], params, view, keys)
+    )

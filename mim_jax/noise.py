@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+__all__ = ['cosine', 'flow', 'karras', 'linear', 'log_normal', 'logit_normal', 'uniform']  # schedules and times
+
 
 class Schedule(NamedTuple):
     """Noise by time.
@@ -59,9 +61,6 @@ def karras(low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Schedule
     return Schedule(level, lambda ratio: (ratio ** (1 / rho) - first) / (last - first))
 
 
-SCHEDULES = dict(cosine=cosine, linear=linear, flow=flow, karras=karras)
-
-
 def uniform(key: Array, rows: int, schedule: Schedule) -> Array:
     """Times f32[rows] evenly over [0, 1], a random one in each of `rows` equal parts (low discrepancy, arXiv 2107.00630)."""
     return (jnp.arange(rows) + jax.random.uniform(key, (rows,))) / rows
@@ -75,9 +74,6 @@ def logit_normal(key: Array, rows: int, schedule: Schedule, *, mean: float = 0.0
 def log_normal(key: Array, rows: int, schedule: Schedule, *, mean: float = -1.2, std: float = 1.2) -> Array:
     """Times at which the logarithm of sigma / alpha is normal (EDM, arXiv 2206.00364)."""
     return schedule.time(jnp.exp(mean + std * jax.random.normal(key, (rows,))))
-
-
-TIMES = dict(uniform=uniform, logit_normal=logit_normal, log_normal=log_normal)
 
 
 def coefficients(answer: str, alpha: Array, sigma: Array, spread: float = 1.0) -> tuple[Array, Array]:

@@ -22,8 +22,11 @@ def shipped(name: str) -> ConfigDict:
     return importlib.import_module(f'configs.{name}').get_config()
 
 
-MASKED = [name for name in CONFIGS if shipped(name).get('terms')]
-TOKENS = [name for name in CONFIGS if shipped(name).get('condition')]
+def having(*objectives: str) -> list[str]:
+    return [name for name in CONFIGS if shipped(name).objective.name in objectives]
+
+
+MASKED, TOKENS, DENOISED = having('MaskedPrediction'), having('TokenDiffusion', 'Sequence'), having('Denoise')
 
 
 def tiny(name: str) -> ConfigDict:
@@ -34,7 +37,8 @@ def tiny(name: str) -> ConfigDict:
         small = dict(widths=(8, 8), depth=1)
         config.decoder.update(small)
     config.encoder = {k: v for k, v in config.encoder.items() if k not in ('size', *small)} | small
-    predictors = [term.predictor for term in config.get('terms', {}).values()]
+    predictors = [term.predictor for term in config.get('terms', {}).values() if 'predictor' in term]
+    predictors += [config.predictor] if 'predictor' in config else []
     for predictor in predictors:
         predictor.update({k: v for k, v in dict(width=16, depth=1, heads=2).items() if k in predictor})
     config.data.batch_size = ROWS
@@ -135,20 +139,17 @@ def every_parameter_learns(objective, params, batch):
     assert not dead, f'no gradient reaches {", ".join(dead)}'
 
 
-def nothing_leaks(objective, params, batch):
-    """No prediction depends on hidden input, and every prediction depends on what is visible."""
+def nothing_leaks(objective, params, batch, **how):
+    """No prediction depends on hidden input, and every prediction depends on what is visible; `how` is passed to `predict`."""
     keys = step.row_keys(0, 0, ROWS)
-    mask = objective.mask(keys, objective.tokenizer(batch).grid)
+    mask = (objective.clean_mask if how.get('clean') else objective.mask)(keys, objective.tokenizer(batch).grid)
     source, patch = (objective.tokenizer.keywords[name] for name in ('key', 'patch'))
 
     def predictions(values, cotangent):
-        out = objective.apply({'params': params}, batch | {source: values}, keys, mask=mask, method='predict')
-        total = 0.0
-        for i, answer in enumerate(out['terms'].values()):
-            total += (
-                answer['prediction'] * jax.random.normal(jax.random.fold_in(cotangent, i), answer['prediction'].shape)
-            ).sum()
-        return total
+        out = objective.apply({'params': params}, batch | {source: values}, keys, mask=mask, method='predict', **how)
+        found = out['answers'].values() if 'answers' in out else [term['prediction'] for term in out['terms'].values()]
+        keyed = enumerate(found)
+        return sum((x * jax.random.normal(jax.random.fold_in(cotangent, i), x.shape)).sum() for i, x in keyed)
 
     grad = jax.jit(jax.grad(predictions))(batch[source], jax.random.key(1))
     reach = jnp.abs(patchify(grad, patch)).max(-1)  # f32[B, N]

@@ -65,6 +65,16 @@ def test_no_config_leaks(name):
     checks.nothing_leaks(objective, checks.any_params(objective, batch), batch)
 
 
+@pytest.mark.parametrize('clean', [False, True])
+@pytest.mark.parametrize('name', checks.DENOISED)
+def test_no_denoiser_leaks(name, clean):
+    config = checks.tiny(name)
+    if clean and not config.clean_terms:
+        pytest.skip('has no rows without noise')
+    objective, batch = checks.build.objective(config), checks.view(config)
+    checks.nothing_leaks(objective, checks.any_params(objective, batch), batch, clean=clean)
+
+
 @pytest.mark.parametrize('change', [*VARIANTS.values(), *VIDEO.values()], ids=[*VARIANTS, *VIDEO])
 def test_no_combination_of_parts_leaks(change):
     _, objective, params, batch = method(change)

@@ -12,10 +12,11 @@ from mim_jax.evals.knn import knn
 from mim_jax.evals.likelihood import likelihood, pseudo_likelihood
 from mim_jax.evals.linear_probe import linear_probe
 from mim_jax.evals.reconstruction import reconstruction
+from mim_jax.evals.sampling import sampling
 
 __all__ = [
     'accuracy', 'attentive_probe', 'autoencoded', 'few_shot', 'fid', 'fidelity', 'finetune', 'generation', 'knn', 'likelihood', 'linear_probe',
-    'pseudo_likelihood', 'psnr', 'reconstruction',
+    'pseudo_likelihood', 'psnr', 'reconstruction', 'sampling',
 ]  # fmt: skip
 LABEL_FREE = (
     'autoencoded',

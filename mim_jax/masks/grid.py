@@ -16,6 +16,13 @@ def random(key: Array, grid: Grid, *, ratio: float) -> Mask:
     return hide_highest(per_row(key, jax.random.uniform, (grid[0], size(grid))), num_hidden(grid, ratio))
 
 
+def nothing(key: Array, grid: Grid) -> Mask:
+    """Hides no token and asks for all, for methods that corrupt their input in another way."""
+    hidden = jnp.zeros((grid[0], size(grid)), bool)
+    asked = jnp.broadcast_to(jnp.arange(size(grid), dtype=jnp.int32), hidden.shape)
+    return Mask(hidden, asked, jnp.ones(hidden.shape), size(grid))
+
+
 def block(
     key: Array, grid: Grid, *, ratio: float, min_size: int = 4, aspect: tuple[float, float] = (0.3, 10 / 3)
 ) -> Mask:

@@ -1,14 +1,14 @@
 """Predictors: from seen tokens and asked positions to values.
 
-All share one signature, predictor(z, pos_seen, pos_asked, width, valid_seen=, valid_asked=) -> f32[B, T, width]:
+All share one signature, predictor(z, pos_seen, pos_asked, width, valid_seen=, valid_asked=, condition=) -> f32[B, T, width]:
 z[B, E + K, D] encoder output (E prefix tokens first), pos_seen f32[B, K, P], pos_asked f32[B, T, P], width of what is
-asked for, valid_* bool or None.
+asked for, valid_* bool or None, condition f32[B, D] or None, which `Linear` leaves to the encoder.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mim_jax.models.blocks import Blocks, LayerNorm, xavier
+from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, modulate, xavier
 from mim_jax.models.positions import Positions
 from mim_jax.models.vit import token_init
 
@@ -42,6 +42,18 @@ class _Decoder(nn.Module):
         mask_token = self.param('mask_token', token_init, (self.width,))
         return (mask_token + positions(pos_asked)).astype(self.dtype)
 
+    def _told(self, condition):
+        """The condition in this decoder's width."""
+        if condition is None or condition.shape[-1] == self.width:
+            return condition
+        return nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name='condition')(condition)
+
+    def _answer(self, x, condition, width):
+        x = LayerNorm(self.eps, name='norm')(x)
+        if condition is not None:
+            x = modulate(x, *Modulation(2, self.dtype, name='modulation')(condition))
+        return _head(self, x, width)
+
     def _positions(self):
         return Positions(self.width, self.positions, self.grid, name='positions')
 
@@ -49,19 +61,24 @@ class _Decoder(nn.Module):
 class SelfAttention(_Decoder):
     """The MAE decoder (arXiv 2111.06377): self-attention over prefix, seen tokens and a mask token per asked position.
 
-    The sequence is never un-shuffled (attention does not depend on order), and the head reads asked tokens only.
+    The sequence is never un-shuffled (attention does not depend on order), and the head reads asked tokens only, or with `seen`
+    those that were seen and then the asked ones, f32[B, K + T, width].
     """
 
+    seen: bool = False
+
     @nn.compact
-    def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None):
+    def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None, condition=None):
         seen, asked = pos_seen.shape[1], pos_asked.shape[1]
         prefix = z.shape[1] - seen
+        read = prefix + (0 if self.seen else seen)
         positions = self._positions()
         x = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name='embed')(z)
         at_seen = jnp.pad(positions(pos_seen), [(0, 0), (prefix, 0), (0, 0)])
-        x = jnp.concatenate([x + at_seen.astype(x.dtype), self._asked(positions, pos_asked)], 1)
-        x = _blocks(self)(x, valid=_valid(z, prefix, seen, asked, valid_seen, valid_asked))
-        return _head(self, LayerNorm(self.eps, name='norm')(x[:, prefix + seen :]), width)
+        x += at_seen.astype(x.dtype)
+        x = jnp.concatenate([x, self._asked(positions, pos_asked)], 1) if asked else x
+        valid, condition = _valid(z, prefix, seen, asked, valid_seen, valid_asked), self._told(condition)
+        return self._answer(_blocks(self)(x, valid=valid, condition=condition)[:, read:], condition, width)
 
 
 def _valid(z, prefix, seen, asked, valid_seen, valid_asked):
@@ -78,25 +95,30 @@ class CrossAttention(_Decoder):
     """The CrossMAE decoder (arXiv 2401.14391): mask tokens read z by cross-attention and never one another."""
 
     @nn.compact
-    def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None):
+    def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None, condition=None):
         seen = pos_seen.shape[1]
         prefix = z.shape[1] - seen
         valid = None if valid_seen is None else _valid(z, prefix, seen, 0, valid_seen, None)
-        x = _blocks(self)(self._asked(self._positions(), pos_asked), context=z.astype(self.dtype), valid=valid)
-        return _head(self, LayerNorm(self.eps, name='norm')(x), width)
+        x, condition = self._asked(self._positions(), pos_asked), self._told(condition)
+        x = _blocks(self)(x, context=z.astype(self.dtype), valid=valid, condition=condition)
+        return self._answer(x, condition, width)
 
 
 class Linear(nn.Module):
     """One linear layer on the token at each asked position (SimMIM, arXiv 2111.09886).
 
-    Asks only for positions that were seen (hidden by a mask token, say); any other gets a zero input.
+    Asks only for positions that were seen (hidden by a mask token, say); any other gets a zero input. With `seen` it answers all that were
+    seen, f32[B, K, width], and nothing may be asked for.
     """
 
     dtype: str = 'float32'
+    seen: bool = False
 
     @nn.compact
-    def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None):
+    def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None, condition=None):
         z = z[:, z.shape[1] - pos_seen.shape[1] :].astype(self.dtype)
+        if self.seen:
+            return _head(self, z, width)
         same = jnp.all(pos_asked[:, :, None] == pos_seen[:, None], -1)  # bool[B, T, K]
         if valid_seen is not None:
             same &= valid_seen[:, None]

@@ -51,10 +51,14 @@ class TokenModel(nn.Module):
         return self.encoder(tokens.raw, tokens.pos, tokens.sees, None, condition, train=train)
 
     def label(self, batch: dict, key: Array, train: bool) -> Array:
-        """i32[B], -1 where there is none or it is dropped."""
-        label = batch.get('label', jnp.full(len(self.tokenizer(batch).raw), -1))
-        dropped = per_row(fold(key, 2), jax.random.uniform, label.shape) < self.label_dropout
-        return jnp.where(dropped & train, -1, label)
+        """See `label_of`."""
+        return label_of(batch, len(self.tokenizer(batch).raw), key, self.label_dropout if train else 0.0)
+
+
+def label_of(batch: dict, rows: int, key: Array, dropped: float) -> Array:
+    """i32[rows], -1 where there is none or, of a share `dropped`, it is kept from the network (arXiv 2207.12598)."""
+    label = batch.get('label', jnp.full(rows, -1))
+    return jnp.where(per_row(fold(key, 2), jax.random.uniform, label.shape) < dropped, -1, label)
 
 
 def real(tokens, batch: dict) -> Array:

@@ -107,7 +107,9 @@ def _walk(step, x, schedule, times):
     return jax.lax.scan(step, x, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]
 
 
-def guided(conditional: Callable, unconditional: Callable, scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> Callable:
+def guided(
+    conditional: Callable, unconditional: Callable, scale: float, interval: tuple[float, float] = (0.0, 1.0)
+) -> Callable:
     """A `denoise_fn` of two (arXiv 2207.12598), mixed with `scale` at times in the interval (2404.07724) and the first alone outside."""
 
     def denoise(x, t):

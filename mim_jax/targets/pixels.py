@@ -28,6 +28,14 @@ def patch_statistics(raw: Array, channels: int | None = None, eps: float = 1e-6)
     return mean, jnp.sqrt(var + eps) if channels is None else jnp.sqrt(var) + eps
 
 
+def normalised(raw: Array, channels: int | None = None) -> Array:
+    """Patches f32[B, N, R] less their mean over their deviation, see `patch_statistics`; those of one colour are 0."""
+    mean, std = patch_statistics(raw, channels)
+    scale = jnp.where(std > FLAT * (1 + jnp.abs(mean)), 1 / std, 0)
+    mean, scale = (jnp.tile(x, raw.shape[-1] // x.shape[-1]) for x in (mean, scale))
+    return (raw - mean) * scale
+
+
 def pixels(
     batch: dict, tokens: Tokens, teacher=None, *, norm: bool | str = False, key: str = 'image', first: float = 1.0
 ) -> Array:
@@ -58,9 +66,5 @@ def pixels(
             f"pixels: norm='channel' finds no array {key!r} in the batch, only {', '.join(batch)}: set key"
         )
     if norm:
-        channels = batch[key].shape[-1] if norm == 'channel' else None
-        mean, std = patch_statistics(raw, channels)
-        scale = jnp.where(std > FLAT * (1 + jnp.abs(mean)), 1 / std, 0)
-        mean, scale = (jnp.tile(x, width // x.shape[-1]) for x in (mean, scale))
-        raw = (raw - mean) * scale
+        raw = normalised(raw, batch[key].shape[-1] if norm == 'channel' else None)
     return jax.lax.stop_gradient(raw)

@@ -40,7 +40,7 @@ def differs(x, y):
     ('cosine', samplers.ode, EDM, 64, dict(variable='ratio')),
 ], ids=str)  # fmt: skip
 def test_samples_have_the_law_of_the_data(schedule, sampler, grid, steps, options):
-    schedule = noise.SCHEDULES[schedule]()
+    schedule = getattr(noise, schedule)()
     x = sample(schedule, sampler, grid(schedule, steps), **options)
     assert differs(x, mixtures.draw(np.random.default_rng(1), ROWS)) > 1e-3
 
@@ -56,10 +56,13 @@ def test_too_few_steps_are_told_from_the_data():
     ('karras', 2, dict(variable='ratio')),
 ], ids=str)  # fmt: skip
 def test_the_error_falls_with_the_order_in_the_number_of_steps(schedule, order, options):
-    name, schedule = schedule, noise.SCHEDULES[schedule]()
+    name, schedule = schedule, getattr(noise, schedule)()
     grid = partial(EDM, schedule, high=20.0) if name == 'karras' else partial(samplers.even, schedule)
     exact = sample(schedule, samplers.ode, grid(2048), 200, **options | dict(order=2))
-    errors = [np.sqrt(np.square(sample(schedule, samplers.ode, grid(n), 200, **options) - exact).mean()) for n in (32, 64, 128)]
+    errors = [
+        np.sqrt(np.square(sample(schedule, samplers.ode, grid(n), 200, **options) - exact).mean())
+        for n in (32, 64, 128)
+    ]
     rates = np.log2(np.divide(errors[:-1], errors[1:]))
     assert abs(rates[-1] - order) < 0.3, (errors, rates)
 
