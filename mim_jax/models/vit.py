@@ -25,7 +25,7 @@ class ViT(nn.Module):
     raw f32[B, K, R] values; pos f32[B, K, P] coordinates; valid bool[B, K] or None, False is never attended to, or
     bool[B, K, K] where each token sees others; hidden bool[B, K] or None, where True the embedding gives way to a learned
     mask token before positions are added; condition f32[B, D] or None, see `Block`. `size` names a row of `SIZES`; width,
-    depth, heads and mlp_ratio override it. `grid` is the native grid, which all positions but 'sincos' and 'rotary' need.
+    depth, heads and mlp_ratio override it; `token_std` is that of the mask token at first. `grid` is the native grid, which all positions but 'sincos' and 'rotary' need.
     Raises InputError for an unknown or incomplete shape.
     """
 
@@ -44,6 +44,7 @@ class ViT(nn.Module):
     scan: bool = False
     remat: str = 'none'
     eps: float = 1e-6
+    token_std: float = 0.02
 
     @property
     def num_prefix(self):
@@ -68,7 +69,7 @@ class ViT(nn.Module):
         width, depth, heads = self.shape
         x = self._embed(raw, width)
         if hidden is not None:
-            mask_token = self.param('mask_token', token_init, (width,))
+            mask_token = self.param('mask_token', nn.initializers.normal(self.token_std), (width,))
             x = jnp.where(hidden[..., None], mask_token.astype(x.dtype), x)
         if self.positions != 'rotary':
             x = x + Positions(width, self.positions, self.grid, name='positions')(pos).astype(x.dtype)
@@ -95,11 +96,18 @@ class ViT(nn.Module):
 
 
 class Transformer(ViT):
-    """The same over ids: raw i32[B, K, 1] below `vocab`, embedded by a table; as text models have it, rotary positions and no prefix."""
+    """The same over ids: raw i32[B, K, 1] below `vocab`, embedded by a table; as text models have it, rotary positions and no prefix.
+
+    Tokens begin with the scale of what the blocks add: with 0.02 what a token is drowns in the mean of its row, and a masked model,
+    unlike an autoregressive one, needs thousands of steps to find its neighbours.
+    """
 
     vocab: int = 0
     class_token: bool = False
     positions: str = 'rotary'
+    token_std: float = 1.0
 
     def _embed(self, raw, width):
-        return nn.Embed(self.vocab, width, dtype=self.dtype, embedding_init=token_init, name='embed')(raw[..., 0])
+        return nn.Embed(
+            self.vocab, width, dtype=self.dtype, embedding_init=nn.initializers.normal(self.token_std), name='embed'
+        )(raw[..., 0])
