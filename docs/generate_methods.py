@@ -24,12 +24,21 @@ def call(spec) -> str:
     return f'`{spec.name}({options})`'
 
 
+def term(spec, config) -> str:
+    """Who predicts what, and how it is compared; of noise: which answer, where, and how much it counts."""
+    if 'predictor' in spec:
+        return f'{call(spec.predictor)} → {call(spec.target)}, `{spec.loss.name}`'
+    compared = 'noised patches' if spec.noised else spec.of
+    return f'{call(config.predictor)} → {compared} on {spec.on}, {spec.weight:g} x `mse`'
+
+
 def row(path: Path) -> str:
     """The table row of a config file."""
     config = importlib.import_module(f'configs.{path.stem}').get_config()
     title = ast.get_docstring(ast.parse(path.read_text())).partition('\n')[0]
     paper = re.sub(r'arXiv (\d{4}\.\d{4,5})', r'[arXiv \1](https://arxiv.org/abs/\1)', title)
-    terms = [f'{call(t.predictor)} → {call(t.target)}, `{t.loss.name}`' for t in config.get('terms', {}).values()]
+    terms = [term(t, config) for t in config.get('terms', {}).values()]
+    terms += [f'without noise: {term(t, config)}' for t in config.get('clean_terms', {}).values()]
     parts = ' | '.join(call(config[slot]) if slot in config else '' for slot in ('mask', 'hide', 'encoder'))
     return f'| `{path.name}` | {paper} | {parts} | {"<br>".join(terms) or call(config.objective)} |'
 
