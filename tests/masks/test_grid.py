@@ -83,3 +83,10 @@ def test_draws_depend_on_the_key_alone():
     assert jnp.array_equal(a, b) and not jnp.array_equal(
         a, masks.random(jax.random.key(1), (2, 8, 8), ratio=0.5).hidden
     )
+
+
+def test_nothing_hides_nothing_and_asks_for_all():
+    mask = masks.nothing(jax.random.key(0), (2, 3, 4))
+    assert not mask.hidden.any() and mask.num_visible == 12
+    for positions in (mask.visible, mask.target):
+        np.testing.assert_array_equal(positions, np.tile(np.arange(12), (2, 1)))

@@ -58,3 +58,24 @@ def test_linear_reads_the_token_at_each_asked_position():
     np.testing.assert_array_equal(
         apply(predictor, params, Z, SEEN, ASKED, WIDTH), jnp.zeros((B, T, WIDTH)) + head['bias']
     )
+
+
+def test_seen_tokens_are_answered_first_where_wanted():
+    wide = SelfAttention(**DECODER, seen=True)
+    out, params = init(wide, Z, SEEN, ASKED, WIDTH)
+    assert out.shape == (B, K + T, WIDTH)
+    np.testing.assert_allclose(out[:, K:], apply(SelfAttention(**DECODER), params, Z, SEEN, ASKED, WIDTH), atol=1e-5)
+    moved = apply(wide, params, Z.at[:, E + 1].add(1.0), SEEN, ASKED, WIDTH) - out
+    assert (jnp.abs(moved).max(-1).argmax(-1) == 1).all()  # its own answer changes most
+    assert apply(wide, params, Z, SEEN, ASKED[:, :0], WIDTH).shape == (B, K, WIDTH)
+    out, params = init(Linear(seen=True), Z, SEEN, ASKED[:, :0], WIDTH)
+    head = params['params']['head']
+    np.testing.assert_allclose(out, Z[:, E:] @ head['kernel'] + head['bias'], atol=1e-5)
+
+
+def test_a_condition_of_another_width_is_told():
+    predictor, told = SelfAttention(**DECODER), jnp.ones((B, D))
+    params = predictor.init(jax.random.key(1), Z, SEEN, ASKED, WIDTH, condition=told)
+    params = jax.tree.map(lambda x: x + 0.1, params)
+    a, b = (predictor.apply(params, Z, SEEN, ASKED, WIDTH, condition=c) for c in (told, 2 * told))
+    assert params['params']['condition']['kernel'].shape == (D, 16) and jnp.abs(a - b).max() > 1e-3

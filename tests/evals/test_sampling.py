@@ -1,0 +1,64 @@
+"""Sheets of images drawn by a model of noise, and the options of their samplers."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mim_jax import noise
+from mim_jax.errors import InputError
+from mim_jax.evals import sampling
+from mim_jax.evals.sampling import make_image_sampler
+
+DATA = SimpleNamespace(mean=(0.5,), std=(0.25,), image_size=(6, 4), class_names=['a', 'b', 'c'])
+
+
+class Constant:
+    """A model whose every clean image is `params` + the label."""
+
+    num_classes, noise = 3, noise.flow()
+
+    @staticmethod
+    def apply(variables, x, t, label, method):
+        assert method == 'denoise'
+        label = jnp.zeros(len(x)) if label is None else label
+        clean = jnp.broadcast_to((variables['params'] + label).reshape(-1, 1, 1, 1), x.shape)
+        alpha, sigma = (z.reshape(-1, 1, 1, 1) for z in Constant.noise.level(t))
+        return clean, (x - alpha * clean) / sigma
+
+
+@pytest.mark.parametrize('spec', [
+    dict(name='ddim', steps=4), dict(name='ddim', steps=4, eta=1.0), dict(name='ode', steps=4, order=2),
+    dict(name='ode', steps=4, grid='rooted', variable='ratio'),
+], ids=str)  # fmt: skip
+def test_all_samplers_end_where_the_model_points(spec):
+    sample = make_image_sampler(Constant, DATA, spec)
+    found = sample(jnp.float32(0.3), jax.random.key(0), (3, 6, 4, 1), jnp.arange(3))
+    np.testing.assert_allclose(found, np.broadcast_to(0.3 + np.arange(3).reshape(3, 1, 1, 1), (3, 6, 4, 1)), atol=2e-2)
+    sample(jnp.float32(0.1), jax.random.key(1), (3, 6, 4, 1), jnp.arange(3))
+    assert sample._cache_size() == 1
+
+
+def test_guidance_goes_beyond_the_class_and_clipping_stops_at_white():
+    guided = dict(name='ddim', steps=4, guidance=3.0)
+    far = make_image_sampler(Constant, DATA, guided)(jnp.float32(0.0), jax.random.key(0), (3, 6, 4, 1), jnp.arange(3))
+    np.testing.assert_allclose(far[:, 0, 0, 0], [0, 3, 6], atol=1e-4)
+    plain = dict(name='ddim', steps=4, clip=True)
+    near = make_image_sampler(Constant, DATA, plain)(jnp.float32(1.5), jax.random.key(0), (3, 6, 4, 1), jnp.arange(3))
+    np.testing.assert_allclose(near[:, 0, 0, 0], [1.5, 2, 2], atol=1e-4)  # 2 is white: (1 - 0.5) / 0.25
+
+
+def test_a_sheet_has_a_column_for_each_class():
+    found = sampling(Constant, DATA, sampler=dict(name='ddim', steps=2), rows=6)(jnp.float32(0.0))
+    assert found['sample'].dtype == np.uint8 and found['sample'].ndim == 3
+
+
+@pytest.mark.parametrize(('spec', 'why'), [
+    (dict(name='ddpm', steps=4), "has no 'ddpm'"), (dict(name='ddim', steps=4, grid='odd'), "grid='odd' is not one of even, rooted"),
+    (dict(name='ddim', steps=4, etta=1.0), "etta: ddim takes no such option. Did you mean 'eta'"),
+], ids=str)  # fmt: skip
+def test_a_sampler_that_cannot_be_is_named(spec, why):
+    with pytest.raises(InputError, match=why):
+        make_image_sampler(Constant, DATA, spec)
