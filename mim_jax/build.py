@@ -244,17 +244,14 @@ def denoise(config) -> Denoise:
             raise InputError(f"config.{where}.on={spec.on}: it has to be 'visible', 'hidden' or 'all'")
         if spec.of not in answers:
             raise InputError(f'config.{where}.of={spec.of}: config.answers has {", ".join(answers)}')
-        noised = spec.get('noised')
-        if noised not in (None, False, True):
-            raise InputError(f'config.{where}.noised={noised}: it has to be True or False')
-        return Answer(spec.of, spec.on, spec.weight, partial(noise.weight, spec.get('weighting', 'plain'), schedule),
-                      normalised if noised else None)  # fmt: skip
+        weigh = partial(noise.weight, spec.weighting, schedule)
+        return Answer(spec.of, spec.on, spec.weight, weigh, normalised if spec.noised else None)
 
     terms = {name: answer(f'terms.{name}', spec) for name, spec in config.terms.items()}
     clean = {name: answer(f'clean_terms.{name}', spec) for name, spec in config.get('clean_terms', {}).items()}
     return Denoise(
         tokenizer=tokenizer,
-        untokenize=partial(unpatchify_to, tuple(config.tokenizer.patch)),
+        untokenize=lambda raw, shape: unpatchify(raw, tuple(config.tokenizer.patch), shape),
         noise=Noise(
             *schedule,
             lambda key, rows: times(key if key.ndim == 0 else key[0], rows, schedule),
@@ -274,11 +271,6 @@ def denoise(config) -> Denoise:
         label_dropout=config.condition.label_dropout,
         field=field(tokenizer),
     )
-
-
-def unpatchify_to(patch: tuple[int, ...], raw, shape):
-    """`unpatchify` by a tokenizer's patch."""
-    return unpatchify(raw, patch, shape)
 
 
 OBJECTIVES = dict(
