@@ -80,7 +80,7 @@ def test_data_never_touches_a_device():
 def test_core_has_neither_torch_nor_tensorflow():
     banned = ['torch', 'torchvision', 'tensorflow', 'timm', 'transformers']
     found = [(path.name, name) for path in HOUSE.rglob('*.py') for name in imports(path) if within(name, banned)]
-    assert not found
+    assert found == [('fid.py', 'torch')]  # when it is asked for, and only to run a file of TorchScript
 
 
 def test_nothing_imports_main_or_train():
