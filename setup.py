@@ -35,6 +35,7 @@ setup(
     extras_require={
         'audio': ['soundfile', 'soxr'],
         'cuda': ['jax[cuda13]>=0.10'],
+        'fid': ['torch'],
         'hub': ['datasets>=3', 'huggingface_hub', 'safetensors'],
         'test': [
             'av>=18',

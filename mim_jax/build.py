@@ -9,7 +9,6 @@ from functools import partial, reduce
 
 import flax.linen as nn
 
-from mim_jax import noise
 from mim_jax.augment.mix import mixup_cutmix
 from mim_jax.data import image
 from mim_jax.errors import InputError
@@ -23,7 +22,6 @@ from mim_jax.objectives import (
     Classification,
     Denoise,
     MaskedPrediction,
-    Noise,
     Sequence,
     Term,
     TokenDiffusion,
@@ -235,30 +233,23 @@ def denoise(config) -> Denoise:
     """See `objective`."""
     tokenizer = part('tokenizers', config.tokenizer, where='tokenizer')
     encoder = part('models', config.encoder, where='encoder', dtype=config.dtype)
-    schedule = part('noise', config.noise.schedule, where='noise.schedule', bind=False)
-    times = part('noise', config.noise.times, where='noise.times')
-    spread, answers = config.noise.spread, tuple(config.answers)
+    answers = tuple(config.answers)
 
     def answer(where, spec):
         if spec.on not in ('visible', 'hidden', 'all'):
             raise InputError(f"config.{where}.on={spec.on}: it has to be 'visible', 'hidden' or 'all'")
         if spec.of not in answers:
             raise InputError(f'config.{where}.of={spec.of}: config.answers has {", ".join(answers)}')
-        weigh = partial(noise.weight, spec.weighting, schedule)
-        return Answer(spec.of, spec.on, spec.weight, weigh, normalised if spec.noised else None)
+        return Answer(spec.of, spec.on, spec.weight, spec.weighting, normalised if spec.noised else None)
 
     terms = {name: answer(f'terms.{name}', spec) for name, spec in config.terms.items()}
     clean = {name: answer(f'clean_terms.{name}', spec) for name, spec in config.get('clean_terms', {}).items()}
     return Denoise(
         tokenizer=tokenizer,
         untokenize=lambda raw, shape: unpatchify(raw, tuple(config.tokenizer.patch), shape),
-        noise=Noise(
-            *schedule,
-            lambda key, rows: times(key if key.ndim == 0 else key[0], rows, schedule),
-            partial(noise.coefficients, spread=spread or 1.0),
-            noise.split,
-            spread,
-        ),
+        schedule=part('noise', config.noise.schedule, where='noise.schedule', bind=False),
+        times=part('noise', config.noise.times, where='noise.times'),
+        spread=config.noise.spread,
         mask=part('masks', config.mask, where='mask'),
         encoder=encoder,
         predictor=part('models', config.predictor, where='predictor', dtype=config.dtype, seen=True),

@@ -11,7 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ['cosine', 'flow', 'karras', 'linear', 'log_normal', 'logit_normal', 'uniform']  # schedules and times
+from mim_jax.masks.absorbing import uniform as in_turn
+from mim_jax.masks.mask import per_row
+
+# Schedules, laws of times in training, and grids of times in sampling.
+__all__ = ['cosine', 'even', 'flow', 'karras', 'linear', 'log_normal', 'logit_normal', 'rooted', 'uniform']
 
 
 class Schedule(NamedTuple):
@@ -62,18 +66,29 @@ def karras(low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Schedule
 
 
 def uniform(key: Array, rows: int, schedule: Schedule) -> Array:
-    """Times f32[rows] evenly over [0, 1], a random one in each of `rows` equal parts (low discrepancy, arXiv 2107.00630)."""
-    return (jnp.arange(rows) + jax.random.uniform(key, (rows,))) / rows
+    """Times f32[rows] evenly over (0, 1], of low discrepancy. All laws of times take a key, or a key per row."""
+    return in_turn(key, rows, low_discrepancy=True)
 
 
 def logit_normal(key: Array, rows: int, schedule: Schedule, *, mean: float = 0.0, std: float = 1.0) -> Array:
     """Times whose logit is normal (arXiv 2403.03206)."""
-    return jax.nn.sigmoid(mean + std * jax.random.normal(key, (rows,)))
+    return jax.nn.sigmoid(mean + std * per_row(key, jax.random.normal, (rows,)))
 
 
 def log_normal(key: Array, rows: int, schedule: Schedule, *, mean: float = -1.2, std: float = 1.2) -> Array:
     """Times at which the logarithm of sigma / alpha is normal (EDM, arXiv 2206.00364)."""
-    return schedule.time(jnp.exp(mean + std * jax.random.normal(key, (rows,))))
+    return schedule.time(jnp.exp(mean + std * per_row(key, jax.random.normal, (rows,))))
+
+
+def even(schedule: Schedule, steps: int) -> Array:
+    """Times f32[steps + 1] of a sampler, evenly from 1 to 0."""
+    return 1 - jnp.arange(steps + 1) / steps
+
+
+def rooted(schedule: Schedule, steps: int, *, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Array:
+    """Times f32[steps + 1] of a sampler at which sigma / alpha is that of `karras` evenly from 1 to 0, then 0 (arXiv 2206.00364)."""
+    ratio = karras(low, high, rho).level(jnp.linspace(1, 0, steps))[1]
+    return jnp.append(schedule.time(ratio), schedule.time(jnp.zeros(())))
 
 
 def coefficients(answer: str, alpha: Array, sigma: Array, spread: float = 1.0) -> tuple[Array, Array]:

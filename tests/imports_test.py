@@ -17,12 +17,13 @@ LAW = {
     'masks': ([], JAX),
     'losses': ([], JAX),
     'samplers': ([], JAX),
+    'noise.py': (['masks'], JAX),
     'augment': (['errors'], JAX),
     'tokenizers': (['masks', 'errors'], JAX),
     'hiding': (['masks', 'errors', 'tokenizers.tokens'], JAX),  # the type it is handed
     'models': (['masks', 'errors'], LINEN),
     'targets': (['masks', 'errors', 'tokenizers.tokens'], LINEN),
-    'objectives': (['masks', 'errors'], LINEN),
+    'objectives': (['masks', 'errors', 'noise'], LINEN),
     'data': (['errors'], None),
     'configs': ([], {'ml_collections'}),
 }
@@ -58,6 +59,8 @@ def breaches(room, name):
 
 
 def files(room):
+    if room.endswith('.py'):
+        return [HOUSE / room]
     return sorted((ROOT / room if room == 'configs' else HOUSE / room).rglob('*.py'))
 
 

@@ -63,7 +63,7 @@ def inception(path: str) -> Callable:
     try:
         import torch
     except ImportError as error:
-        raise InputError(f'evals.fid runs {path} by torch: pip install torch') from error
+        raise InputError(f"evals.fid runs {path} by torch: pip install 'mim_jax[fid]'") from error
     if not Path(path).is_file():
         raise InputError(
             f'evals.fid.network={path!r} is not a file: it is to be a TorchScript of Inception, as inception-2015-12-05.pt'

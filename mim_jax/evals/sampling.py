@@ -9,12 +9,9 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from mim_jax import build, samplers
-from mim_jax.errors import InputError
 from mim_jax.evals.features import put
 from mim_jax.evals.pictures import sheet
 from mim_jax.evals.reconstruction import display
-
-GRIDS = dict(even=samplers.even, rooted=samplers.rooted)
 
 
 def make_image_sampler(objective, data, spec: Mapping) -> Callable:
@@ -32,12 +29,11 @@ def make_image_sampler(objective, data, spec: Mapping) -> Callable:
     options = dict(spec)
     steps, grid, guidance = options.pop('steps'), options.pop('grid', 'even'), options.pop('guidance', 1.0)
     interval, clip = tuple(options.pop('interval', (0.0, 1.0))), options.pop('clip', False)
-    if grid not in GRIDS:
-        raise InputError(f'sampler: grid={grid!r} is not one of {", ".join(GRIDS)}')
-    schedule = objective.noise
-    sampler = build.part(
-        'samplers', options, where='evals, sampler', schedule=schedule, times=GRIDS[grid](schedule, steps)
+    schedule = objective.schedule
+    times = build.part(
+        'noise', dict(name=grid), where='evals, sampler, grid', bind=False, schedule=schedule, steps=steps
     )
+    sampler = build.part('samplers', options, where='evals, sampler', schedule=schedule, times=times)
     low, high = ((x - np.asarray(data.mean)) / np.asarray(data.std) for x in (0.0, 1.0))
 
     def sample(params: dict, key: Array, shape: tuple[int, ...], label: Array | None) -> Array:

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mim_jax.errors import InputError
-from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, modulate, rotary, xavier
+from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, modulate, xavier
+from mim_jax.models.kernels import rotary
 from mim_jax.models.positions import Positions
 
 SIZES = {  # width, depth, heads

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mim_jax.masks.mask import Mask, fold, per_row, positions, take
+from mim_jax.noise import Schedule, coefficients, split, weight
 from mim_jax.objectives.token_model import label_of
 
 
@@ -19,7 +20,7 @@ class Answer(NamedTuple):
         of: the answer of the network that is compared, one of `Denoise.answers`.
         on: which tokens count: 'hidden', 'visible' or 'all'.
         weight: in the sum.
-        weigh: `(t f32[B], (a, b)) -> f32[B]`, what each level counts for, see `noise.weight`.
+        weighting: what each level counts for, a kind of `noise.weight`.
         noised: None, or `raw f32[B, N, R] -> f32[B, N, R]`: then what the answer says of the clean token is compared with this of
             the noised one (MaskDiT, arXiv 2306.09305).
     """
@@ -27,28 +28,8 @@ class Answer(NamedTuple):
     of: str
     on: str
     weight: float
-    weigh: Callable
+    weighting: str
     noised: Callable | None = None
-
-
-class Noise(NamedTuple):
-    """How tokens are noised.
-
-    Attributes:
-        level: `t -> (alpha, sigma)`, see `noise.Schedule`.
-        time: its inverse.
-        times: `(key, rows) -> t f32[rows]`.
-        coefficients: `(answer, alpha, sigma) -> (a, b)`.
-        split: `(answer, x, (alpha, sigma), (a, b)) -> (clean, noise)`.
-        spread: standard deviation of the data; the network reads x over that of x. 0 = x itself.
-    """
-
-    level: Callable
-    time: Callable
-    times: Callable
-    coefficients: Callable
-    split: Callable
-    spread: float = 0.0
 
 
 class Denoise(nn.Module):
@@ -57,7 +38,8 @@ class Denoise(nn.Module):
     Attributes:
         tokenizer: `(batch) -> Tokens`.
         untokenize: `(raw f32[B, N, R], shape) -> f32[shape]`, its inverse.
-        noise: see `Noise`.
+        schedule: `noise.Schedule`.
+        times: `(key, rows, schedule) -> t f32[rows]`, of rows with noise.
         mask: `(key, grid) -> Mask`, of rows with noise.
         encoder: `(raw, pos, valid, hidden, condition, train) -> [B, E + K, D]`, of visible tokens.
         predictor: `(z, pos_seen, pos_asked, width, condition=) -> f32[B, K + T, width]`, answers of what is seen and of what is asked.
@@ -68,12 +50,14 @@ class Denoise(nn.Module):
         clean_mask: of those.
         clean_terms: their losses.
         label_dropout: share of rows trained without their label (arXiv 2207.12598).
+        spread: standard deviation of the data; the network reads x over that of x. 0 = x itself.
         field: the array of the batch.
     """
 
     tokenizer: Callable
     untokenize: Callable
-    noise: Noise
+    schedule: Schedule
+    times: Callable
     mask: Callable
     encoder: nn.Module
     predictor: nn.Module
@@ -84,6 +68,7 @@ class Denoise(nn.Module):
     clean_mask: Callable | None = None
     clean_terms: dict[str, Answer] | None = None
     label_dropout: float = 0.1
+    spread: float = 0.0
     field: str = 'image'
 
     @property
@@ -93,8 +78,8 @@ class Denoise(nn.Module):
 
     def network(self, tokens, t: Array, label: Array | None, mask: Mask | None = None, train: bool = False):
         """Of noised Tokens the answers {name: f32[B, N, R]}, of visible tokens first, and the features of those [B, E + K, D]."""
-        alpha, sigma = (x[:, None, None] for x in self.noise.level(t))
-        scale = 1.0 if not self.noise.spread else 1 / jnp.sqrt(sigma**2 + (alpha * self.noise.spread) ** 2)
+        alpha, sigma = (x[:, None, None] for x in self.schedule.level(t))
+        scale = 1.0 if not self.spread else 1 / jnp.sqrt(sigma**2 + (alpha * self.spread) ** 2)
         seen, asked = order(tokens, mask)
         raw, pos = take(tokens.raw, seen) * scale, take(tokens.pos, seen)
         valid, real = (None if tokens.valid is None else take(tokens.valid, index) for index in (seen, asked))
@@ -106,6 +91,10 @@ class Denoise(nn.Module):
         )
         return dict(zip(self.answers, jnp.split(out, len(self.answers), -1), strict=True)), z
 
+    def mixture(self, answer: str, level: Sequence[Array]) -> tuple[Array, Array]:
+        """See `noise.coefficients`."""
+        return coefficients(answer, *level, spread=self.spread or 1.0)
+
     def encode(self, batch: dict, train: bool = False) -> Array:
         """Features of the whole input without noise, nothing hidden: [B, E + N, D]."""
         tokens = self.tokenizer(batch)
@@ -114,9 +103,9 @@ class Denoise(nn.Module):
     def denoise(self, x: Array, t: Array, label: Array | None = None) -> tuple[Array, Array]:
         """Expected (clean, noise) of noised arrays x f32[B, *spatial, C] at times t f32[B]."""
         tokens, kind = self.tokenizer({self.field: x}), self.answers[-1]
-        level = [z[:, None, None] for z in self.noise.level(t)]
+        level = [z[:, None, None] for z in self.schedule.level(t)]
         answer = self.network(tokens, t, label)[0][kind]
-        found = self.noise.split(answer, tokens.raw, level, self.noise.coefficients(kind, *level))
+        found = split(answer, tokens.raw, level, self.mixture(kind, level))
         return tuple(self.untokenize(z, x.shape) for z in found)
 
     def predict(
@@ -136,9 +125,9 @@ class Denoise(nn.Module):
         tokens = self.tokenizer(batch)
         rows = len(tokens.raw)
         if t is None:
-            t = jnp.zeros(rows) if clean else self.noise.times(fold(key, 0), rows)
+            t = jnp.zeros(rows) if clean else self.times(fold(key, 0), rows, self.schedule)
         added = per_row(fold(key, 1), jax.random.normal, tokens.raw.shape)
-        alpha, sigma = (jnp.ones(rows), jnp.zeros(rows)) if clean else self.noise.level(t)
+        alpha, sigma = (jnp.ones(rows), jnp.zeros(rows)) if clean else self.schedule.level(t)
         noised = alpha[:, None, None] * tokens.raw + sigma[:, None, None] * added
         if mask is None:
             mask = (self.clean_mask if clean else self.mask)(fold(key, 3), tokens.grid)
@@ -148,7 +137,7 @@ class Denoise(nn.Module):
 
     def losses(self, batch: dict, out: dict, terms: dict[str, Answer]) -> dict[str, tuple[Array, Array]]:
         """Of each term its loss, and that of an answer that is the mean goal."""
-        level, found = [z[:, None, None] for z in self.noise.level(out['t'])], {}
+        level, found = [z[:, None, None] for z in self.schedule.level(out['t'])], {}
         valid = batch['valid'] if 'valid' in batch else jnp.ones(len(out['t']), bool)
         seen, asked = order(out['tokens'], out['mask'])
         index, tokens = jnp.concatenate([seen, asked], 1), out['tokens']
@@ -157,13 +146,13 @@ class Denoise(nn.Module):
         visible = jnp.arange(index.shape[1]) < seen.shape[1]
         on = dict(visible=visible, hidden=~visible, all=jnp.ones_like(visible))
         for name, term in terms.items():
-            answer, ab = out['answers'][term.of], self.noise.coefficients(term.of, *level)
+            answer, ab = out['answers'][term.of], self.mixture(term.of, level)
             goal = ab[0] * clean + ab[1] * noise
             if term.noised is not None:
-                answer, goal = self.noise.split(answer, noised, level, ab)[0], term.noised(noised)
-            weight = on[term.on] & real
-            share = weight / jnp.maximum(weight.sum(), 1)
-            share *= term.weigh(out['t'], [z[:, 0, 0] for z in ab])[:, None]
+                answer, goal = split(answer, noised, level, ab)[0], term.noised(noised)
+            counts = on[term.on] & real
+            share = counts / jnp.maximum(counts.sum(), 1)
+            share *= weight(term.weighting, self.schedule, out['t'], [z[:, 0, 0] for z in ab])[:, None]
             mean = jnp.einsum('bnr,bn->r', goal, share, precision='highest') / jnp.maximum(share.sum(), 1e-6)
             found[name] = tuple((jnp.square(guess - goal).mean(-1) * share).sum() for guess in (answer, mean))
         return found

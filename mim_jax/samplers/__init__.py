@@ -1,10 +1,10 @@
 """From noise to samples: pure kernels `(key, network, ...) -> samples`, each jitted whole."""
 
-from mim_jax.samplers.denoising import ddim, even, guided, known, ode, rooted
+from mim_jax.samplers.denoising import ddim, guided, known, ode
 from mim_jax.samplers.draw import categorical, guide, sharpen, token
 from mim_jax.samplers.masked import ancestral, confidence, first_hitting, remasking
 
 __all__ = [
-    'ancestral', 'categorical', 'confidence', 'ddim', 'even', 'first_hitting', 'guide', 'guided', 'known', 'ode', 'remasking', 'rooted',
+    'ancestral', 'categorical', 'confidence', 'ddim', 'first_hitting', 'guide', 'guided', 'known', 'ode', 'remasking',
     'sharpen', 'token',
 ]  # fmt: skip

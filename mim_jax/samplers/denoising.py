@@ -12,17 +12,6 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def even(schedule, steps: int) -> Array:
-    """Times f32[steps + 1] evenly from 1 to 0."""
-    return 1 - jnp.arange(steps + 1) / steps
-
-
-def rooted(schedule, steps: int, *, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Array:
-    """Times at which sigma / alpha falls from `high` to `low` evenly in its rho-th root, then 0 (EDM, arXiv 2206.00364)."""
-    root = jnp.linspace(high ** (1 / rho), low ** (1 / rho), steps)
-    return jnp.append(schedule.time(root**rho), schedule.time(jnp.zeros(())))
-
-
 def known(values: Array, where: Array) -> Callable:
     """A `pin` that keeps values f32[B, ...] `where` bool[B, ...], noised as the rest is (inpainting, arXiv 2201.09865 without resampling)."""
 

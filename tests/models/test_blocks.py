@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mim_jax.errors import InputError
-from mim_jax.models import blocks
+from mim_jax.models import blocks, kernels
 from mim_jax.models.blocks import Block, Blocks
 
 TOLERANCE = {'float32': dict(rtol=1e-5, atol=1e-5), 'bfloat16': dict(rtol=3e-2, atol=3e-2)}
@@ -36,12 +36,12 @@ def test_layer_norm(dtype):
     x, scale, bias = 3 * normal(0, 2, 5, 16, dtype=dtype) + 1, normal(1, 16), normal(2, 16)
     wide = np.asarray(x, np.float64)
     goal = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6) * scale + bias
-    out = blocks.layer_norm(x, scale, bias, 1e-6)
+    out = kernels.layer_norm(x, scale, bias, 1e-6)
     assert out.dtype == dtype
     np.testing.assert_allclose(out.astype(jnp.float32), goal, **TOLERANCE[dtype])
     agree(
-        lambda *a: blocks.layer_norm(*a, 1e-6),
-        lambda *a: blocks.layer_norm_reference(*a, 1e-6),
+        lambda *a: kernels.layer_norm(*a, 1e-6),
+        lambda *a: kernels.layer_norm_reference(*a, 1e-6),
         (x, scale, bias),
         TOLERANCE[dtype] if dtype == 'float32' else dict(rtol=3e-2, atol=0.1),
     )
@@ -51,20 +51,20 @@ def test_layer_norm(dtype):
 def test_gelu(dtype):
     x = jnp.linspace(-6, 6, 101).astype(dtype)
     exact = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in np.asarray(x, np.float64)]
-    np.testing.assert_allclose(blocks.gelu(x).astype(jnp.float32), exact, **TOLERANCE[dtype])
-    agree(blocks.gelu, lambda x: jax.nn.gelu(x, approximate=False), (x,), TOLERANCE[dtype])
+    np.testing.assert_allclose(kernels.gelu(x).astype(jnp.float32), exact, **TOLERANCE[dtype])
+    agree(kernels.gelu, lambda x: jax.nn.gelu(x, approximate=False), (x,), TOLERANCE[dtype])
 
 
 def test_backward_passes_keep_only_their_input():
     x, scale = normal(0, 4, 16), normal(1, 16)
-    assert kept_shapes(lambda x: blocks.gelu(blocks.layer_norm(x, scale, scale, 1e-6)), x).count(x.shape) == 2
+    assert kept_shapes(lambda x: kernels.gelu(kernels.layer_norm(x, scale, scale, 1e-6)), x).count(x.shape) == 2
 
 
 def long_tokens_first(q, k, v, valid):
-    return blocks._attend_long(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
+    return kernels._attend_long(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
 
 
-@pytest.mark.parametrize('form', [blocks._tokens_first, blocks._heads_first, long_tokens_first])
+@pytest.mark.parametrize('form', [kernels._tokens_first, kernels._heads_first, long_tokens_first])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('padded', [False, True])
 def test_attention_forms(form, dtype, padded):
@@ -72,7 +72,7 @@ def test_attention_forms(form, dtype, padded):
     valid = jnp.array([[True] * 6, [True, False, True, True, False, False], [False] * 6]) if padded else None
     agree(
         lambda q, k, v: form(q * 8**-0.5, k, v, valid),
-        lambda q, k, v: blocks.attend_reference(q, k, v, valid),
+        lambda q, k, v: kernels.attend_reference(q, k, v, valid),
         (q, k, v),
         TOLERANCE[dtype],
     )
@@ -82,20 +82,20 @@ def test_invalid_keys_reach_nothing_and_rows_without_keys_are_zero():
     q, k, v = normal(0, 2, 3, 1, 4), normal(1, 2, 5, 1, 4), normal(2, 2, 5, 1, 4)
     valid = jnp.array([[True, True, True, False, False], [False] * 5])
     poison = jnp.where(valid[:, :, None, None], 0, 1e30)
-    out, pull = jax.vjp(lambda k, v: blocks.attend(q, k, v, valid), k + poison, v + poison)
-    np.testing.assert_array_equal(out, blocks.attend(q, k, v, valid))
+    out, pull = jax.vjp(lambda k, v: kernels.attend(q, k, v, valid), k + poison, v + poison)
+    np.testing.assert_array_equal(out, kernels.attend(q, k, v, valid))
     assert not out[1].any()
     for grad in pull(jnp.ones_like(out)):
         assert jnp.isfinite(grad).all()
         assert not grad[0, 3:].any() and not grad[1].any()
 
 
-@pytest.mark.parametrize('form', [blocks._tokens_first, blocks._heads_first, long_tokens_first])
+@pytest.mark.parametrize('form', [kernels._tokens_first, kernels._heads_first, long_tokens_first])
 def test_attention_of_large_scores(form):
     q, k, v = 300 * normal(0, 1, 4, 2, 8), normal(1, 1, 6, 2, 8), normal(2, 1, 6, 2, 8)
     agree(
         lambda *a: form(*a, None),
-        lambda q, k, v: blocks.attend_reference(q * 8**0.5, k, v),
+        lambda q, k, v: kernels.attend_reference(q * 8**0.5, k, v),
         (q, k, v),
         dict(rtol=1e-3, atol=1e-3),
     )
@@ -104,7 +104,7 @@ def test_attention_of_large_scores(form):
 def test_attention_by_hand():
     q = k = jnp.zeros((1, 2, 1, 3))
     v = jnp.arange(6.0).reshape(1, 2, 1, 3)
-    np.testing.assert_allclose(blocks.attend(q, k, v)[0, 0, 0], [1.5, 2.5, 3.5])
+    np.testing.assert_allclose(kernels.attend(q, k, v)[0, 0, 0], [1.5, 2.5, 3.5])
 
 
 STACK = dict(depth=3, heads=2, drop_path=0.5, layer_scale=0.1)

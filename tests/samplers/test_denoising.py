@@ -12,7 +12,7 @@ from mim_jax import noise, samplers
 from tests import mixtures
 
 ROWS = 20_000
-EDM = partial(samplers.rooted, high=80.0)
+EDM = partial(noise.rooted, high=80.0)
 
 
 def sample(schedule, sampler, times, rows=ROWS, key=0, **options):
@@ -40,14 +40,14 @@ def differs(x, y):
     ('cosine', 'ode', 'rooted', 64, dict(variable='ratio')),
 ], ids=str)  # fmt: skip
 def test_samples_have_the_law_of_the_data(schedule, sampler, grid, steps, options):
-    schedule, sampler, grid = getattr(noise, schedule)(), getattr(samplers, sampler), getattr(samplers, grid)
+    schedule, sampler, grid = getattr(noise, schedule)(), getattr(samplers, sampler), getattr(noise, grid)
     x = sample(schedule, sampler, grid(schedule, steps), **options)
     assert differs(x, mixtures.draw(np.random.default_rng(1), ROWS)) > 1e-3
 
 
 def test_too_few_steps_are_told_from_the_data():
     schedule = noise.cosine()
-    x = sample(schedule, samplers.ddim, samplers.even(schedule, 4))
+    x = sample(schedule, samplers.ddim, noise.even(schedule, 4))
     assert differs(x, mixtures.draw(np.random.default_rng(1), ROWS)) < 1e-6
 
 
@@ -57,7 +57,7 @@ def test_too_few_steps_are_told_from_the_data():
 ], ids=str)  # fmt: skip
 def test_the_error_falls_with_the_order_in_the_number_of_steps(schedule, order, options):
     name, schedule = schedule, getattr(noise, schedule)()
-    grid = partial(EDM, schedule, high=20.0) if name == 'karras' else partial(samplers.even, schedule)
+    grid = partial(EDM, schedule, high=20.0) if name == 'karras' else partial(noise.even, schedule)
     exact = sample(schedule, samplers.ode, grid(2048), 200, **options | dict(order=2))
     errors = [
         np.sqrt(np.square(sample(schedule, samplers.ode, grid(n), 200, **options) - exact).mean())
@@ -89,7 +89,7 @@ def test_heun_is_the_algorithm_of_edm():
         d = slope(x, now)
         ahead = x + (then - now) * d
         x = x + (then - now) * (d + slope(ahead, then)) / 2 if then else ahead
-    found = sample(schedule, samplers.ode, samplers.rooted(schedule, 10), 50, variable='ratio')
+    found = sample(schedule, samplers.ode, noise.rooted(schedule, 10), 50, variable='ratio')
     np.testing.assert_allclose(found, x, atol=2e-3)
 
 
@@ -97,7 +97,7 @@ def test_what_is_known_stays_and_the_rest_follows_it():
     """Given the first coordinate at its right centre, the second is that of the right cluster."""
     schedule = noise.flow()
     values, where = jnp.broadcast_to(mixtures.CENTRES[1], (4000, 2)), jnp.array([[True, False]])
-    x = sample(schedule, samplers.ddim, samplers.even(schedule, 200), 4000, eta=1.0, pin=samplers.known(values, where))
+    x = sample(schedule, samplers.ddim, noise.even(schedule, 200), 4000, eta=1.0, pin=samplers.known(values, where))
     np.testing.assert_allclose(x[:, 0], mixtures.CENTRES[1, 0], atol=1e-5)
     assert (x[:, 1] < 0).mean() > 0.9  # a tenth of the data has it; what is left is the bias of replacement
 
