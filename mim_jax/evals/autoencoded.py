@@ -1,8 +1,9 @@
-"""What images lose on the way through codes, and how many of the codes are used."""
+"""What images lose on the way through codes or latents, and how many of the codes are used."""
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
@@ -15,7 +16,7 @@ from mim_jax.objectives.autoencoding import psnr as decibels
 
 
 def passed_through(objective, data) -> Callable:
-    """`(params, batch) -> (image and what becomes of it f32[B, H, W, C] in [0, 1], ids i32[B, h, w], valid bool[B])`, jitted.
+    """`(params, batch) -> (image and what becomes of it f32[B, H, W, C] in [0, 1], its codes, valid bool[B])`, jitted.
 
     Args:
         objective: objectives.Autoencoding.
@@ -25,9 +26,9 @@ def passed_through(objective, data) -> Callable:
     @jax.jit
     def run(params: dict, batch: dict) -> tuple[Array, ...]:
         batch = data.augment(jax.random.key(0), batch, train=False)
-        ids = objective.apply({'params': params}, batch, method='codes')
-        found = objective.apply({'params': params}, ids, method='decode')
-        return objective.pixels(batch[objective.field]), found, ids, batch['valid']
+        codes = objective.apply({'params': params}, batch, method='codes')
+        found = objective.apply({'params': params}, codes, method='decode')
+        return objective.pixels(batch[objective.field]), found, codes, batch['valid']
 
     return run
 
@@ -36,14 +37,15 @@ def psnr(objective, data, *, batch_size: int = 256) -> Callable:
     """`params -> {'eval/psnr', 'eval/codebook_use', 'eval/code_perplexity'}` of all validation images.
 
     The first is the mean over images of the peak signal-to-noise ratio in dB, the second the share of codes that any of them
-    uses, the third exp of the entropy of how often each is used: at most the size of the codebook.
+    uses, the third exp of the entropy of how often each is used: at most the size of the codebook. Latents have the first alone.
     """
     run, size = passed_through(objective, data), objective.bottleneck.size
 
     @jax.jit
     def measure(params: dict, batch: dict) -> tuple[Array, Array, Array]:
-        image, found, ids, valid = run(params, batch)
-        return (decibels(image, found) * valid).sum(), valid.sum(), usage(ids, valid, size)
+        image, found, codes, valid = run(params, batch)
+        counts = usage(codes, valid, size) if size else jnp.zeros(0)
+        return (decibels(image, found) * valid).sum(), valid.sum(), counts
 
     def evaluate(params: dict) -> dict[str, float]:
         total, rows, counts = 0.0, 0, np.zeros(size)
@@ -52,11 +54,11 @@ def psnr(objective, data, *, batch_size: int = 256) -> Callable:
             total, rows, counts = (
                 a + np.asarray(b, np.float64) for a, b in zip((total, rows, counts), found, strict=True)
             )
-        return {
-            'eval/psnr': float(total / max(rows, 1)),
-            'eval/codebook_use': float((counts > 0).mean()),
-            'eval/code_perplexity': float(perplexity(counts)),
-        }
+        quality = {'eval/psnr': float(total / max(rows, 1))}
+        if not size:
+            return quality
+        used, spread = float((counts > 0).mean()), float(perplexity(counts))
+        return quality | {'eval/codebook_use': used, 'eval/code_perplexity': spread}
 
     return evaluate
 

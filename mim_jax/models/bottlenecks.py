@@ -1,7 +1,8 @@
-"""From vectors to codes and back: `(z [B, h, w, width], weight) -> (quantised f32[B, h, w, width], ids i32[B, h, w], loss)`.
+"""From vectors to codes and back: `(z [B, h, w, width], weight, key) -> (vectors f32[B, h, w, d], codes, loss)`.
 
-`size` is the number of codes, `lookup(ids)` gives the vectors of codes. Gradients pass from the quantised vectors straight
-through to z; all is computed in f32.
+`lookup(codes)` gives the vectors of codes, which are one of `size` ids, i32[B, h, w], with d = `width`; or, where `size` is 0,
+latents f32[B, h, w, d]. Gradients pass from quantised vectors straight through to z; all is computed in f32. `key`, one or one for
+each row, is given in training to what draws.
 """
 
 import math
@@ -14,8 +15,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from mim_jax.errors import InputError
+from mim_jax.masks.mask import per_row
 
 MARGIN = 1e-3  # keeps tanh off the last boundary
+LOG_VARIANCE = (-30.0, 20.0)  # as latent diffusion clips it
 
 
 class FSQ(nn.Module):
@@ -45,7 +48,7 @@ class FSQ(nn.Module):
         half, offset = (levels - 1) * (1 - MARGIN) / 2, jnp.where(levels % 2, 0.0, 0.5)
         return jnp.tanh(z.astype(jnp.float32) + jnp.tan(offset / half)) * half - offset
 
-    def __call__(self, z: Array, weight: Array | None = None) -> tuple[Array, Array, Array]:
+    def __call__(self, z: Array, weight: Array | None = None, key: Array | None = None) -> tuple[Array, Array, Array]:
         """See the module; quantised numbers are in [-1, 1]."""
         bounded = self.bound(z)
         whole = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
@@ -102,16 +105,54 @@ class VQ(nn.Module):
         product = jnp.einsum('...d,kd->...k', z, codes, precision='highest')
         return (product - 0.5 * jnp.square(codes).sum(-1)).argmax(-1).astype(jnp.int32)
 
-    def __call__(self, z: Array, weight: Array | None = None) -> tuple[Array, Array, Array]:
+    def __call__(self, z: Array, weight: Array | None = None, key: Array | None = None) -> tuple[Array, Array, Array]:
         """See the module; the loss is the mean over rows under weight f32[B]."""
         z, codes = self.place(z), self.place(self.codebook)
         ids = jax.lax.stop_gradient(self.nearest(z, codes))
         near, stop = jnp.take(codes, ids, axis=0), jax.lax.stop_gradient
         pull = jnp.square(stop(z) - near) + self.commitment * jnp.square(z - stop(near))
-        rows = pull.mean(tuple(range(1, z.ndim)))
-        loss = rows.mean() if weight is None else rows @ weight / jnp.maximum(weight.sum(), 1e-6)
-        return z + stop(near - z), ids, loss
+        return z + stop(near - z), ids, mean_row(pull.mean(tuple(range(1, z.ndim))), weight)
 
     def lookup(self, ids: Array) -> Array:
         """f32[..., width] of i32[...]."""
         return jnp.take(self.place(self.codebook), ids, axis=0)
+
+
+class KL(nn.Module):
+    """The Gaussian of a variational autoencoder, held weakly to the unit Gaussian (latent diffusion, arXiv 2112.10752). No parameters.
+
+    z is mean and log-variance of each latent. With a key the decoder gets a draw of them, without one the mean; what is stored is the mean.
+
+    Attributes:
+        channels: numbers of a latent.
+        weight: of the KL divergence, the sum over all latents of an image, beside a reconstruction that is a mean over pixels (the
+            paper's is a sum, so that its 1e-6 weighs less).
+    """
+
+    channels: int = 4
+    weight: float = 1e-6
+    size = 0
+
+    @property
+    def width(self) -> int:
+        """Numbers that say a latent."""
+        return 2 * self.channels
+
+    def __call__(self, z: Array, weight: Array | None = None, key: Array | None = None) -> tuple[Array, Array, Array]:
+        """See the module; the loss is the mean over rows under weight f32[B]."""
+        mean, log_variance = jnp.split(z.astype(jnp.float32), 2, -1)
+        log_variance = jnp.clip(log_variance, *LOG_VARIANCE)
+        apart = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
+        loss = self.weight * mean_row(apart.sum(tuple(range(1, z.ndim))), weight)
+        if key is None:
+            return mean, mean, loss
+        return mean + jnp.exp(log_variance / 2) * per_row(key, jax.random.normal, mean.shape), mean, loss
+
+    def lookup(self, latents: Array) -> Array:
+        """Latents are their own vectors."""
+        return latents.astype(jnp.float32)
+
+
+def mean_row(rows: Array, weight: Array | None) -> Array:
+    """The mean of f32[B] under weight f32[B]; without one they count alike."""
+    return rows.mean() if weight is None else rows @ weight / jnp.maximum(weight.sum(), 1e-6)

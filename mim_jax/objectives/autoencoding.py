@@ -1,4 +1,4 @@
-"""Autoencoding through codes: image to codes to image, the first stage of masked and autoregressive generation."""
+"""Autoencoding through codes or latents: image to codes to image, the first stage of generation by masks, by order or by noise."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,13 +27,14 @@ def perplexity(counts: Array) -> Array:
 
 
 class Autoencoding(nn.Module):
-    """VQ-VAE (arXiv 1711.00937) and FSQ (2309.15505) by the reconstruction alone: no discriminator, no perceptual loss.
+    """VQ-VAE (arXiv 1711.00937), FSQ (2309.15505) and KL (2112.10752) by the reconstruction alone: no discriminator, no perceptual loss.
 
     Attributes:
         tokenizer: `(batch) -> Tokens`: which pixels a code stands for.
         encoder: `image f32[B, H, W, C] -> [B, h, w, D]`.
-        bottleneck: `(z [B, h, w, width], weight f32[B]) -> (quantised, ids i32[B, h, w], loss)`, with `size`, `width` and `lookup`.
-        decoder: `[B, h, w, width] -> f32[B, H, W, C]`.
+        bottleneck: `(z [B, h, w, width], weight f32[B], key) -> (vectors f32[B, h, w, d], codes, loss)`, with `size`, `width` and
+            `lookup`; see models/bottlenecks.py.
+        decoder: `[B, h, w, d] -> f32[B, H, W, C]`.
         losses: (`(prediction, goal, weight) -> scalar`, its weight in the sum) of each.
         mean, std: how pixels in [0, 1] were normalised.
         field: the array of the batch.
@@ -57,12 +58,12 @@ class Autoencoding(nn.Module):
         return z.reshape(len(z), -1, z.shape[-1])
 
     def codes(self, batch: dict) -> Array:
-        """i32[B, h, w] of normalised images."""
+        """Of normalised images: ids i32[B, h, w], or latents f32[B, h, w, d]."""
         return self.bottleneck(self.to_code(self.encoder(batch[self.field])))[1]
 
-    def decode(self, ids: Array) -> Array:
-        """Pixels in [0, 1], f32[B, H, W, C], of codes i32[B, h, w]."""
-        return self.pixels(self.decoder(self.bottleneck.lookup(ids)))
+    def decode(self, codes: Array) -> Array:
+        """Pixels in [0, 1], f32[B, H, W, C], of what `codes` gives."""
+        return self.pixels(self.decoder(self.bottleneck.lookup(codes)))
 
     def pixels(self, image: Array) -> Array:
         """[0, 1] of normalised values."""
@@ -75,19 +76,20 @@ class Autoencoding(nn.Module):
         return sum(share * f(prediction, goal, weight) for f, share in self.losses)
 
     def __call__(self, batch: dict, key: Array, train: bool = True) -> tuple[Array, dict]:
-        """aux: 'baseline' the loss of the mean image, 'features' f32[B, D], 'psnr' in dB, 'codes' the perplexity of this batch."""
+        """aux: 'baseline' the loss of the mean image, 'features' f32[B, D], 'psnr' in dB; of ids 'codes', their perplexity in this batch, of latents
+        'bottleneck', the loss of that."""
         image = batch[self.field]
         weight = batch['valid'].astype(jnp.float32) if 'valid' in batch else jnp.ones(len(image))
         z = self.encoder(image, train=train)
-        quantised, ids, own = self.bottleneck(self.to_code(z), weight)
-        prediction = self.decoder(quantised, train=train)
+        vectors, codes, own = self.bottleneck(self.to_code(z), weight, key if train else None)
+        prediction = self.decoder(vectors, train=train)
         loss = self.loss(prediction, image, weight) + own
-        share = weight / jnp.maximum(weight.sum(), 1e-6)
+        share, size = weight / jnp.maximum(weight.sum(), 1e-6), self.bottleneck.size
         mean = jnp.einsum('b...,b->...', image, share, precision='highest')
         aux = dict(
             baseline=self.loss(jnp.broadcast_to(mean, image.shape), image, weight),
             features=z.astype(jnp.float32).mean((1, 2)),
             psnr=psnr(self.pixels(prediction), self.pixels(image)) @ share,
-            codes=perplexity(usage(ids, weight, self.bottleneck.size)),
+            **(dict(codes=perplexity(usage(codes, weight, size))) if size else dict(bottleneck=own)),
         )
         return loss, jax.lax.stop_gradient(aux)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mim_jax import losses
 from mim_jax.evals import autoencoded, psnr
-from mim_jax.models import FSQ, ConvDecoder, ConvEncoder
+from mim_jax.models import FSQ, KL, ConvDecoder, ConvEncoder
 from mim_jax.objectives import Autoencoding
 from mim_jax.tokenizers import patches
 
@@ -26,6 +26,12 @@ def method(digits, make_params):
         mean=digits.mean,
         std=digits.std,
     )
+    return objective, make_params(objective, digits)
+
+
+@pytest.fixture(scope='module')
+def latents(method, digits, make_params):
+    objective = method[0].clone(bottleneck=KL(2))
     return objective, make_params(objective, digits)
 
 
@@ -48,6 +54,13 @@ def test_psnr_and_use_of_the_codes_over_all_images(method, digits):
     assert found['eval/codebook_use'] == (share > 0).mean()
     wanted = np.exp(-(share[share > 0] * np.log(share[share > 0])).sum())
     np.testing.assert_allclose(found['eval/code_perplexity'], wanted, rtol=1e-5)
+
+
+def test_latents_have_decibels_alone(latents, digits):
+    found = psnr(latents[0], digits, batch_size=300)(latents[1])
+    assert found.keys() == {'eval/psnr'}
+    np.testing.assert_allclose(found['eval/psnr'], by_hand(latents, digits)[1].mean(), rtol=1e-5)
+    assert autoencoded(latents[0], digits, rows=3)(latents[1])['reconstruction'].dtype == np.uint8
 
 
 def test_the_picture_shows_inputs_as_they_are(method, digits):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mim_jax.errors import InputError
-from mim_jax.models import FSQ, VQ
+from mim_jax.models import FSQ, KL, VQ
 
 LEVELS = [(8, 5, 5, 5), (2, 3), (7, 5, 5, 5, 5), (8, 6, 5)]
 
@@ -112,7 +112,48 @@ def test_what_is_after_vq_moves_z_and_no_code(vq):
     assert not np.asarray(of_codes['params']['codebook']).any()
 
 
-@pytest.mark.parametrize('build', [lambda: FSQ((8, 5, 5, 5)), lambda: VQ(size=16, width=4)])
+def said(shape=(3, 5, 4, 6)):
+    """z of three means and three log-variances, some of them out of what is allowed, and both in f64."""
+    z = np.random.default_rng(0).normal(0, 2, shape)
+    z[0, 0, 0, 3:], z[0, 0, 1, 3:] = -40, 21
+    mean, log_variance = np.split(z.astype(np.float32).astype(np.float64), 2, -1)
+    return jnp.asarray(z, jnp.float32), mean, np.clip(log_variance, -30, 20)
+
+
+def test_the_loss_of_kl_is_the_divergence_of_each_image():
+    z, mean, log_variance = said()
+    weight = np.array([1.0, 0.0, 2.0])
+    ratio = np.exp(log_variance) / 1.0
+    each = 0.5 * (ratio + mean**2 - 1 - np.log(ratio)).sum((1, 2, 3))
+    latents, codes, loss = jax.jit(KL(channels=3, weight=0.25))(z, jnp.asarray(weight, jnp.float32))
+    np.testing.assert_allclose(loss, 0.25 * (each @ weight) / 3, rtol=1e-5)
+    np.testing.assert_allclose(KL(channels=3, weight=0.25)(z)[2], 0.25 * each.mean(), rtol=1e-5)
+    np.testing.assert_array_equal(latents, mean.astype(np.float32))
+    np.testing.assert_array_equal(KL(3).lookup(codes), latents)
+
+
+def test_the_divergence_is_that_of_samples():
+    mean, log_variance = np.split(np.asarray([[[[0.3, -1.0, 2.0, 0.5, -1.0, 0.2]]]]), 2, -1)
+    z, std = jnp.asarray(np.concatenate([mean, log_variance], -1), jnp.float32), np.exp(log_variance / 2)
+    x = mean + std * np.random.default_rng(0).standard_normal((400_000, 3))
+    log_ratio = -0.5 * ((x - mean) / std) ** 2 - np.log(std) + 0.5 * x**2
+    np.testing.assert_allclose(KL(3, weight=1.0)(z)[2], log_ratio.sum(-1).mean(), rtol=1e-2)
+
+
+def test_kl_draws_by_its_mean_and_variance_and_each_row_by_its_key():
+    mean, log_variance = jnp.array([0.5, -2.0]), jnp.array([-1.0, 1.5])
+    z = jnp.broadcast_to(jnp.concatenate([mean, log_variance]), (2, 200, 200, 4))
+    keys = jax.random.split(jax.random.key(0), 2)
+    drawn, codes, _ = jax.jit(KL(channels=2))(z, key=keys)
+    np.testing.assert_allclose(drawn.mean((0, 1, 2)), mean, atol=0.04)
+    np.testing.assert_allclose(drawn.std((0, 1, 2)), np.exp(log_variance / 2), rtol=0.02)
+    np.testing.assert_array_equal(codes, jnp.broadcast_to(mean, codes.shape))
+    np.testing.assert_allclose(KL(channels=2)(z[1:], key=keys[1:])[0], drawn[1:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'build', [lambda: FSQ((8, 5, 5, 5)), lambda: VQ(size=16, width=4), lambda: KL(channels=2, weight=1.0)]
+)
 def test_rows_of_no_weight_reach_no_loss(build):
     model, z = build(), jax.random.normal(jax.random.key(0), (3, 2, 2, 4))
     assert isinstance(model, nn.Module)

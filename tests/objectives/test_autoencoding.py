@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mim_jax import losses
-from mim_jax.models import FSQ, VQ, ConvDecoder, ConvEncoder
+from mim_jax.models import FSQ, KL, VQ, ConvDecoder, ConvEncoder
 from mim_jax.objectives import Autoencoding
 from mim_jax.objectives.autoencoding import perplexity, psnr
 from mim_jax.tokenizers import patches
@@ -30,7 +30,10 @@ def make(bottleneck, terms=((losses.mse, 1.0),)):
     return objective, batch, jax.jit(objective.init)(jax.random.key(0), batch, jax.random.key(1))
 
 
-@pytest.fixture(params=[FSQ((5, 4)), VQ(16, 4)], ids=['fsq', 'vq'])
+BOTTLENECKS = dict(fsq=FSQ((5, 4)), vq=VQ(16, 4), kl=KL(3))
+
+
+@pytest.fixture(params=BOTTLENECKS.values(), ids=BOTTLENECKS)
 def method(request):
     return make(request.param)
 
@@ -67,13 +70,27 @@ def test_what_an_evaluator_asks_for(method):
     z, ids = (run(params, batch, method=name) for name in ('encode', 'codes'))
     image = run(params, ids, method='decode')
     _, aux = run(params, batch, jax.random.key(0))
-    assert z.shape == (4, 4, 8) and ids.shape == (4, 2, 2) and image.shape == (4, 8, 8, 3)
-    assert ids.dtype == jnp.int32 and 0 <= ids.min() and ids.max() < objective.bottleneck.size
+    assert z.shape == (4, 4, 8) and image.shape == (4, 8, 8, 3)
     assert 0 <= image.min() and image.max() <= 1
     assert objective.encoder.num_prefix == 0
     np.testing.assert_allclose(aux['features'], z.mean(1), rtol=1e-5)
+    if not objective.bottleneck.size:
+        assert ids.shape == (4, 2, 2, 3) and ids.dtype == jnp.float32 and 'codes' not in aux and aux['bottleneck'] > 0
+        return
+    assert (
+        ids.shape == (4, 2, 2) and ids.dtype == jnp.int32 and 0 <= ids.min() and ids.max() < objective.bottleneck.size
+    )
     share = np.bincount(np.asarray(ids).reshape(-1)) / ids.size
     np.testing.assert_allclose(aux['codes'], np.exp(-(share[share > 0] * np.log(share[share > 0])).sum()), rtol=1e-5)
+
+
+def test_latents_are_drawn_in_training_only():
+    objective, batch, params = make(KL(3, weight=0.0))
+    params['params']['to_code']['bias'] = params['params']['to_code']['bias'].at[3:].set(2.0)
+    run = jax.jit(objective.apply, static_argnames='train')
+    keys = jax.random.split(jax.random.key(0), 4), jax.random.split(jax.random.key(1), 4)
+    drawn, plain = ([float(run(params, batch, key, train=train)[0]) for key in keys] for train in (True, False))
+    assert drawn[0] != drawn[1] and plain[0] == plain[1]
 
 
 def test_a_record_that_could_not_be_decoded_reaches_nothing(method):
