@@ -1,9 +1,11 @@
-"""DiT: Scalable Diffusion Models with Transformers (arXiv 2212.09748), on pixels and without masks: what masked diffusion is compared with.
+"""DiT: Scalable Diffusion Models with Transformers (arXiv 2212.09748), without masks: what masked diffusion is compared with.
 
     python -m mim_jax.main --config=configs/dit.py:b4 --workdir=DIR --config.data.path=/data/imagenet --config.condition.num_classes=1000
+    python -m mim_jax.main --config=configs/dit.py:xl2 --workdir=DIR --config.data.path=LATENTS
 
-Variants: tiny (digits, minutes on a laptop), cifar10 (32 pixels), s4, b4 and l4 (64 pixels, patches of 4). The paper's FID 2.27 is of DiT-XL on latents at
-256 pixels. Read by noise level, an unmasked DiT is also the encoder of DDAE (2303.09769).
+Variants of pixels: tiny (digits, minutes on a laptop), cifar10 (32 pixels), s4, b4 and l4 (64 pixels, patches of 4). Of latents that tools.tokenize made with a
+run of configs/kl.py: cifar10_latents, and the paper's s2, b2, l2 and xl2 (32 x 32 for 256 pixels), of which XL has FID 2.27. Read by noise level, an
+unmasked DiT is also the encoder of DDAE (2303.09769).
 """
 
 from configs.base import base, vit
@@ -14,7 +16,13 @@ SIZES = {  # encoder, patch, side
     's4': (dict(size='s'), 4, 64),
     'b4': (dict(size='b'), 4, 64),
     'l4': (dict(size='l'), 4, 64),
+    'cifar10_latents': (dict(width=192, depth=6, heads=6), 1, 8),
+    's2': (dict(size='s'), 2, 32),
+    'b2': (dict(size='b'), 2, 32),
+    'l2': (dict(size='l'), 2, 32),
+    'xl2': (dict(width=1152, depth=28, heads=16), 2, 32),
 }
+SMALL, LATENTS = ('tiny', 'cifar10', 'cifar10_latents'), ('cifar10_latents', 's2', 'b2', 'l2', 'xl2')
 
 
 def get_config(variant: str = 'b4'):
@@ -39,7 +47,7 @@ def get_config(variant: str = 'b4'):
     sampler = dict(name='ddim', steps=125, grid='even', eta=1.0, guidance=1.5, interval=(0.0, 1.0), clip=True)
     c.evals.sampling = dict(name='sampling', rows=80, sampler=sampler)
     c.evals_often, c.evals_last = ('sampling', 'knn'), ('linear_probe',)
-    if side < 64:
+    if variant in SMALL:
         c.dtype = 'float32'
         c.data.batch_size, c.schedule.lr, c.schedule.scale_lr_by, c.ema = 64, 1e-3, 0, 0.995
         c.augment.update(crop='pad', pad=4)
@@ -50,4 +58,16 @@ def get_config(variant: str = 'b4'):
         c.data.update(channels=1, mean=(0.5,), std=(0.5,))
         c.augment.update(pad=1, flip=False)
         c.total_steps, c.schedule.warmup_steps, c.log_every, c.eval_every = 2000, 100, 50, 1000
+    if variant in LATENTS:  # their size, mean and std are those of the shards
+        c.data.reader, c.data.channels = dict(name='LatentReader'), 4
+        c.augment = dict(name='latents')
+        c.evals.sampling.sampler.clip = False
+    if variant in LATENTS and variant not in SMALL:
+        c.smaller = 'configs/dit.py:cifar10_latents'
+        c.noise.schedule = dict(name='linear')
+        c.data.batch_size, c.condition.num_classes = 256, 1000
+        c.optimizer.update(b2=0.999, weight_decay=0.0, clip=0.0)
+        c.schedule.update(lr=1e-4, end_lr=1e-4, warmup_steps=0, scale_lr_by=0)
+        c.total_steps = 7_000_000 if variant == 'xl2' else 400_000
+        c.evals.sampling.sampler.steps = 250
     return c

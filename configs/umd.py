@@ -4,14 +4,15 @@
     python -m mim_jax.main --config=configs/umd.py:b4 --workdir=DIR --config.data.path=/data/imagenet
 
 Variants: those of dit.py; b4 is the paper's on ImageNet at 64 pixels. Every second row comes without noise and with 75% of its patches
-dropped, to be reconstructed; of the others 37.5% are dropped, noise is asked of what is left and pixels of what is not.
+dropped, to be reconstructed; of the others 37.5% are dropped, noise is asked of what is left and pixels (or latents) of what is not.
 """
 
 from configs.dit import SIZES
 from configs.dit import get_config as dit
 
-DEPTHS = dict(tiny=2, cifar10=2, s4=4, b4=4, l4=8)  # of the decoder
+DEPTHS = dict(tiny=2, cifar10=2, s4=4, b4=4, l4=8, cifar10_latents=2, s2=4, b2=4, l2=8, xl2=8)  # of the decoder
 WIDTHS = dict(tiny=(96, 4), cifar10=(192, 6), s4=(384, 6), b4=(768, 12), l4=(1024, 16))
+WIDTHS |= dict(cifar10_latents=(192, 6), s2=(384, 6), b2=(768, 12), l2=(1024, 16), xl2=(1152, 16))
 
 
 def get_config(variant: str = 'b4'):

@@ -27,7 +27,7 @@ def check(config) -> None:
 
 
 def settle(config, workdir: Path) -> None:
-    """Fills in what of `data.reader` the data decide: the alphabet of a text, the vocabulary of shards.
+    """Fills in what the data decide: of `data.reader` the alphabet of a text, the vocabulary of shards; of `data` size and moments of latents.
 
     An alphabet stays what it was: that of WORKDIR/config.json counts, else that of the run `init` names, else that of the training
     records.
@@ -44,10 +44,12 @@ def settle(config, workdir: Path) -> None:
     def records(divide: Callable = lambda source: source):
         return open_splits(c.path, c.val_path, c.labels, c.holdout, reader.media, divide)[0]
 
+    found = reader.settle(options, records)
     with config.unlocked():
-        c.reader.update(options | reader.settle(options, records))
+        c.update({key: found.pop(key) for key in c.keys() & found.keys()})
+        c.reader.update(options | found)
     if saved and any((workdir / 'checkpoints').glob('[0-9]*')):
-        same_vocabulary(saved, record.flat(config.to_dict()), workdir)
+        same_vocabulary(saved, record.as_saved(config), workdir)
 
 
 def same_vocabulary(before: dict, now: dict, workdir: Path) -> None:
@@ -57,7 +59,8 @@ def same_vocabulary(before: dict, now: dict, workdir: Path) -> None:
         InputError: ids mean something else than they did.
     """
     why = f'but the checkpoints in {workdir} were trained with'
-    for key in ('data.reader.tokenizer', 'data.reader.vocab'):
+    latents = ('data.mean', 'data.std') if now['data.reader.name'] == 'LatentReader' else ()
+    for key in ('data.reader.tokenizer', 'data.reader.vocab', *latents):
         if key in before and key in now and before[key] != now[key]:
             raise InputError(f'{key}={now[key]}, {why} {before[key]}: use that, or another --workdir')
     old, new = (run.get('data.reader.alphabet', '') for run in (before, now))
@@ -147,13 +150,20 @@ class Data:
         """See `LabelledData.decode`."""
         if getattr(reader, 'vocabulary', None):
             return lambda rows: [reader.decode(ids) for ids in rows]
-        told = getattr(self.train_source, 'tokens', {})
+        told = self.train_source.tokens
         if not told.get('autoencoder'):
             return getattr(self.train_source, 'decode', None)
         from mim_jax.autoencoder import Autoencoder
 
-        codec = Autoencoder(told['autoencoder'])
-        return lambda rows: np.asarray(codec.decode(rows.reshape(-1, *codec.grid)))
+        try:
+            codec = Autoencoder(told['autoencoder'])
+        except InputError as error:
+            raise InputError(
+                f'the autoencoder that made {self.path}: {error}; if it was moved, say so in index.json'
+            ) from error
+        mean, std = (np.asarray(told.get(name, default), np.float32) for name, default in (('mean', 0), ('std', 1)))
+        as_made = (lambda rows: rows) if codec.vocab else (lambda rows: rows * std + mean)
+        return lambda rows: np.asarray(codec.decode(as_made(rows).reshape(-1, *codec.shape)))
 
     def _why_unlabelled(self) -> str:
         if not self.train_source.num_classes:

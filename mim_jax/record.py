@@ -60,9 +60,14 @@ def saved(workdir: Path) -> dict:
 def changes(workdir: Path, config) -> dict[str, tuple]:
     """Keys whose values differ from those of the run before: {key: (before, now)}."""
     before = saved(workdir)
-    now = flat(json.loads(json.dumps(config.to_dict(), default=str)))
+    now = as_saved(config)
     keys = [key for key in before | now if not key.startswith(('origin.', 'environment.'))]
     return {key: (before.get(key), now.get(key)) for key in keys if before and before.get(key) != now.get(key)}
+
+
+def as_saved(config) -> dict:
+    """What config.json would say of it, as {'a.b': 1}."""
+    return flat(json.loads(json.dumps(config.to_dict(), default=str)))
 
 
 def flat(tree: dict, prefix: str = '') -> dict:

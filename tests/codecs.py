@@ -23,14 +23,24 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def run(tmp_path_factory, images):
-    """The workdir of the run."""
-    config = importlib.import_module('configs.vq').get_config('tiny')
+    """The workdir of a run with codes."""
+    return trained('vq', images, tmp_path_factory.mktemp('run'))
+
+
+@pytest.fixture(scope='session')
+def latent_run(tmp_path_factory, images):
+    """The workdir of a run with latents."""
+    return trained('kl', images, tmp_path_factory.mktemp('latent_run'))
+
+
+def trained(name, images, workdir):
+    """The workdir, after one step of a config."""
+    config = importlib.import_module(f'configs.{name}').get_config('tiny')
     for part in (config.encoder, config.decoder):
         part.widths = (8,)
     config.data.update(path=str(images), batch_size=4, image_size=(4, 4), canvas=(4, 4), dtype='float32')
     config.update(total_steps=1, eval_every=0, tensorboard=False, evals_often=(), evals_last=())
     config.mesh.data = 1
-    workdir = tmp_path_factory.mktemp('run')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('JAX_ENABLE_COMPILATION_CACHE', '0')
         assert train.run(config, workdir, 'train', {'data.path': 'command line'}) == 0

@@ -19,7 +19,7 @@ def test_images_become_codes_and_codes_images(codec, images):
     pixels = np.load(images)['images'][codecs.KEPT]
     ids = codec.encode(codecs.raw(pixels))
     drawn = codec.decode(ids)
-    assert codec.grid == (2, 2) and codec.vocab == 128 and codec.reader.media == 'image'
+    assert codec.shape == (2, 2) and codec.vocab == 128 and codec.reader.media == 'image'
     assert ids.shape == (len(pixels), 2, 2) and ids.dtype == np.int32 and 0 <= ids.min() and ids.max() < 128
     assert drawn.shape == pixels.shape and drawn.dtype == np.uint8
 

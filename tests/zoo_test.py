@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mim_jax import compile, train
 from tests import checks
 
 
@@ -39,6 +40,33 @@ def test_the_docstring_cites_its_paper(method):
 def test_variants_of_mae_build(variant):
     config = importlib.import_module('configs.mae').get_config(variant)
     assert checks.build.objective(config).encoder.shape[0] >= 192
+
+
+@pytest.mark.parametrize('variant', ['cifar10_latents', 's2', 'b2', 'l2', 'xl2'])
+@pytest.mark.parametrize('name', ['dit', 'umd', 'maskdit'])
+def test_variants_of_latents_build(name, variant):
+    config = importlib.import_module(f'configs.{name}').get_config(variant)
+    config.data.batch_size = 4
+    objective, augment, spec = checks.build.objective(config), checks.build.augment(config), compile.batch_spec(config)
+    state = jax.eval_shape(train.initial(config, objective, augment), spec)
+    width = state.params['encoder']['embed']['kernel'].shape
+    assert width == (4 * config.tokenizer.patch[0] ** 2, objective.encoder.shape[0])
+
+
+@pytest.mark.parametrize(('variant', 'shape'), [
+    ('tiny', (4, 4, 4)), ('cifar10', (8, 8, 4)), ('s', (32, 32, 4)), ('b', (32, 32, 4)), ('kl16', (16, 16, 16)),
+])  # fmt: skip
+def test_variants_of_kl_build(variant, shape):
+    config = importlib.import_module('configs.kl').get_config(variant)
+    objective, augment, spec = (
+        checks.build.objective(config),
+        checks.build.augment(config),
+        compile.batch_spec(config, 2),
+    )
+    state = jax.eval_shape(train.initial(config, objective, augment), spec)
+    image = dict(image=jnp.zeros((1, *config.data.image_size, config.data.channels)))
+    codes = jax.eval_shape(lambda p, x: objective.apply({'params': p}, x, method='codes'), state.params, image)
+    assert codes.shape == (1, *shape)
 
 
 class Idle(nn.Module):

@@ -95,6 +95,14 @@ def tokens(key: Array, batch: dict, *, train: bool = True, image_size=(), mean=(
     return batch
 
 
+def latents(
+    key: Array, batch: dict, *, train: bool = True, image_size=(), mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict:
+    """Latents batch['image'] f32[B, h, w, C] of an autoencoder, each channel normalised by its mean and std, and nothing else."""
+    del key, train, image_size
+    return batch | dict(image=(batch['image'] - jnp.asarray(mean)) / jnp.asarray(std))
+
+
 def check(canvas, static, image_size, mean, std, crop, jitter, randaugment):
     channels, name = canvas.shape[-1], canvas.dtype.name
     if crop not in CROPS:

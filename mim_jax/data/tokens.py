@@ -73,17 +73,15 @@ class TokenReader(Reader):
         Raises:
             InputError: it was made for another shape or vocabulary.
         """
-        for name, mine in dict(shape=list(self.shape), vocab=self.vocab).items():
-            if (has := getattr(source, 'tokens', {}).get(name, mine)) != mine:
-                raise InputError(f'data.reader.{name}={mine}, but the shards of {source.path} were made with {has}')
-        return source
+        mine = dict(shape=list(self.shape), vocab=self.vocab)
+        return agree(source, {f'data.reader.{name}': (name, value) for name, value in mine.items()})
 
     @classmethod
     def settle(cls, options: Mapping, records: Callable[..., Source]) -> dict:
         """Shape, vocab, tokenizer and alphabet of the shards, unless `options` say a vocab."""
         if options.get('vocab'):
             return {}
-        tokens = getattr(records(), 'tokens', {})
+        tokens = records().tokens
         found = {key: tokens[key] for key in ('shape', 'vocab', 'tokenizer', 'alphabet') if key in tokens}
         return found | {'shape': tuple(found['shape'])} if 'shape' in found else found
 
@@ -102,6 +100,21 @@ class TokenReader(Reader):
         out['segment'][0], out['bytes'][0] = array[1], array[2].sum()
         unknown = self.vocabulary.unknown
         return (UNKNOWN,) if unknown is not None and ((ids == unknown) & (array[1] > 0)).any() else ()
+
+
+def agree(source: Source, wanted: Mapping[str, tuple[str, object]]) -> Source:
+    """The source, after a look at its index.
+
+    Args:
+        wanted: what its index has to say, {key of the config: (name in the index, value)}.
+
+    Raises:
+        InputError: it says something else.
+    """
+    for key, (name, mine) in wanted.items():
+        if (has := source.tokens.get(name, mine)) != mine:
+            raise InputError(f'{key}={mine}, but the shards of {source.path} were made with {has}')
+    return source
 
 
 def load(data: bytes | np.ndarray) -> np.ndarray:

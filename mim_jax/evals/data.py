@@ -21,7 +21,8 @@ class LabelledData:
         augment: `(key, batch, *, train, **options) -> batch` on the device; options override the config's.
         class_names: of the classes, where they have names.
         say: `(line)`, where an evaluation that takes long tells how far it is.
-        decode: rows of ids i32[R, N] to R texts or to images uint8[R, H, W, C]; None where nothing is known to.
+        decode: rows of ids i32[R, N] to R texts or to images uint8[R, H, W, C], or to those of normalised latents f32[R, h, w, C];
+            None where nothing is known to.
     """
 
     train: Callable

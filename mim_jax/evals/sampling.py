@@ -9,6 +9,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from mim_jax import build, samplers
+from mim_jax.errors import InputError
 from mim_jax.evals.features import put
 from mim_jax.evals.pictures import sheet
 from mim_jax.evals.reconstruction import display
@@ -29,6 +30,8 @@ def make_image_sampler(objective, data, spec: Mapping) -> Callable:
     options = dict(spec)
     steps, grid, guidance = options.pop('steps'), options.pop('grid', 'even'), options.pop('guidance', 1.0)
     interval, clip = tuple(options.pop('interval', (0.0, 1.0))), options.pop('clip', False)
+    if clip and data.decode:
+        raise InputError('sampler: clip=True keeps values within those of pixels, but the data are latents: set clip=False')
     schedule = objective.schedule
     times = build.part(
         'noise', dict(name=grid), where='evals, sampler, grid', bind=False, schedule=schedule, steps=steps
@@ -56,7 +59,7 @@ def make_image_sampler(objective, data, spec: Mapping) -> Callable:
 
 
 def sampling(objective, data, *, sampler: Mapping, rows: int = 80, seed: int = 0) -> Callable:
-    """`params -> {'sample': uint8[H, W, 3]}`: images drawn by the model, a column for each class where it knows classes.
+    """`params -> {'sample': uint8[H, W, 3]}`: images drawn by the model, a column for each class where it knows classes; latents are decoded.
 
     Args:
         sampler: see `make_image_sampler`.
@@ -64,7 +67,7 @@ def sampling(objective, data, *, sampler: Mapping, rows: int = 80, seed: int = 0
         seed: of them.
     """
     sample, classes = make_image_sampler(objective, data, sampler), objective.num_classes
-    show, names = display(data.mean, data.std), data.class_names or [str(i) for i in range(classes)]
+    show, names = data.decode or display(data.mean, data.std), data.class_names or [str(i) for i in range(classes)]
 
     def evaluate(params: dict) -> dict:
         shape = (rows, *data.image_size, len(data.mean))

@@ -1,4 +1,4 @@
-"""Text or images to packed rows of token ids, for a TokenReader: tokenised once, in any amount, and read without the tokenizer.
+"""Text or images to packed rows of token ids or to latents: tokenised once, in any amount, and read without the tokenizer.
 
     python -m mim_jax.tools.tokenize SRC DST [--tokenizer bytes|characters|hf:NAME_OR_PATH] [--length N]
                                              [--separator REGEX] [--documents pack|row|cut] [--holdout SHARE] [--shards N]
@@ -8,18 +8,19 @@ SRC is whatever `data.path` may be for text; where it has splits, or with --hold
 a TextReader with these options makes. Documents that cannot be used are left out, counted and listed in index.json. Everything
 is read back and compared before DST appears; an existing DST is never touched. While it works, the tokens lie beside DST.
 
-With --run SRC is images, and their tokens are the codes of an autoencoder (configs/fsq.py, configs/vq.py): its newest checkpoint
-in WORKDIR sees them as in evaluation. Labels stay. --flips adds the mirror image of each one of training.
+With --run SRC is images, and their tokens are the codes of an autoencoder (configs/fsq.py, configs/vq.py) or its latents (configs/kl.py): its
+newest checkpoint in WORKDIR sees them as in evaluation. Labels stay. --flips adds the mirror image of each one of training.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mim_jax.data import Source, TextReader, open_splits, tokens
+from mim_jax.data import Source, TextReader, latents, open_splits, tokens
 from mim_jax.errors import InputError, RunError
 from mim_jax.tools import pack
 
@@ -86,13 +87,9 @@ def text(
     how = {**how} | TextReader.settle(how, lambda divide: opened(divide)[0])
     reader = TextReader(**how)
     made = {name: value for name, value in how.items() if name != 'length'}
-    try:
-        dst.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=dst.absolute().parent, prefix=f'.{dst.name}.') as folder:
-            splits = [source and reader.arrange(source, Path(folder)) for source in opened(reader.divide)]
-            return write(splits, dst, src, dict(shape=reader.shape, vocab=reader.vocab) | made, shards, workers)
-    except OSError as error:
-        raise RunError(f'cannot write {dst}: {error}') from error
+    with beside(dst) as folder:
+        splits = [source and reader.arrange(source, folder) for source in opened(reader.divide)]
+        return write(splits, dst, src, dict(shape=reader.shape, vocab=reader.vocab) | made, shards, workers)
 
 
 def images(
@@ -105,7 +102,8 @@ def images(
     shards: int = 0,
     workers: int = 1,
 ) -> dict[str, dict]:
-    """As `text`, of images; the index says in `tokens.autoencoder` which run the codes are of, for `Autoencoder(run).decode`.
+    """As `text`, of images; the index says in `tokens.autoencoder` which run the codes are of, for `Autoencoder(run).decode`, and of latents in
+    `tokens.mean` and `tokens.std` what each channel has over the training images.
 
     Args:
         src: what `data.path` may be.
@@ -117,21 +115,39 @@ def images(
     pack.new(dst)
     codec = Autoencoder(run)
     train, val = open_splits(src, '', labels, holdout, codec.reader.media)
-    splits = Codes(train, codec, flips), val and Codes(val, codec)
-    told = dict(shape=codec.grid, vocab=codec.vocab, autoencoder=str(Path(run).expanduser().absolute()))
-    return write(splits, dst, src, told, shards, workers)
+    told = dict(shape=codec.shape, autoencoder=str(Path(run).expanduser().absolute()))
+    with beside(dst) as folder:
+        splits = Codes(train, codec, folder / 'train', flips), val and Codes(val, codec, folder / 'val')
+        told |= dict(vocab=codec.vocab) if codec.vocab else splits[0].moments()
+        return write(splits, dst, src, told, shards, workers)
+
+
+@contextlib.contextmanager
+def beside(dst: Path) -> Iterator[Path]:
+    """A folder beside `dst` for what is needed while it is made.
+
+    Raises:
+        RunError: the disk is full, or may not be written to.
+    """
+    try:
+        dst.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=dst.absolute().parent, prefix=f'.{dst.name}.') as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise RunError(f'cannot write {dst}: {error}') from error
 
 
 def write(
     splits: tuple[Source, Source | None], dst: Path, src: str, told: Mapping, shards: int = 0, workers: int = 1
 ) -> dict[str, dict]:
-    """Writes rows of tokens as shards, for a TokenReader. Arguments, result and errors as of `pack.write`, besides
+    """Writes rows of tokens as shards, for a TokenReader, or latents, for a LatentReader. Arguments, result and errors as of `pack.write`, besides
 
     Args:
-        splits: training and validation rows (or None); their data are arrays of ids as of `TokenReader`.
-        told: what the index says of them: `shape`, `vocab`, and what made them.
+        splits: training and validation rows (or None); their data are arrays as of the reader.
+        told: what the index says of them: `shape`, `vocab` or `mean` and `std`, and what made them.
     """
-    way = pack.Way('tokens', tokens.save, tokens.load, index=dict(tokens=dict(told)))
+    media, save = ('tokens', tokens.save) if 'vocab' in told else ('latents', latents.save)
+    way = pack.Way(media, save, tokens.load, index=dict(tokens=dict(told)))
     return pack.write(splits, dst, src, way, shards, workers)
 
 

@@ -12,7 +12,7 @@ from mim_jax.errors import InputError
 from mim_jax.evals import sampling
 from mim_jax.evals.sampling import make_image_sampler
 
-DATA = SimpleNamespace(mean=(0.5,), std=(0.25,), image_size=(6, 4), class_names=['a', 'b', 'c'])
+DATA = SimpleNamespace(mean=(0.5,), std=(0.25,), image_size=(6, 4), class_names=['a', 'b', 'c'], decode=None)
 
 
 class Constant:

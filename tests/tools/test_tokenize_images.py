@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 
-from mim_jax.autoencoder import Autoencoder
-from mim_jax.data import TokenReader, open_source
+from mim_jax.augment import latents as normalised
+from mim_jax.autoencoder import Autoencoder, Codes
+from mim_jax.data import LatentReader, TokenReader, open_source
 from mim_jax.data.tokens import load
+from mim_jax.errors import InputError
 from mim_jax.tools import tokenize
 from tests import codecs
 
-images, run = codecs.images, codecs.run
+images, run, latent_run = codecs.images, codecs.run, codecs.latent_run
 
 
 @pytest.mark.parametrize('flips', [False, True])
@@ -38,6 +40,60 @@ def test_the_index_says_what_is_needed_to_read_and_to_draw_them(run, images, tmp
     reader(source[0].data, None, rows)
     drawn = Autoencoder(train['tokens']['autoencoder']).decode(rows['ids'].reshape(1, *reader.shape))
     assert drawn.shape == (1, 4, 4, 1) and drawn.dtype == np.uint8
+
+
+@pytest.mark.parametrize('flips', [False, True])
+def test_stored_latents_decode_as_those_of_the_same_images(latent_run, images, tmp_path, flips):
+    (told,) = tokenize.images(str(images), tmp_path / 'latents', str(latent_run), flips=flips).values()
+    source, codec = open_source(str(tmp_path / 'latents'), media='latents'), Autoencoder(latent_run)
+    pixels = np.load(images)['images'][codecs.KEPT]
+    views = [pixels, pixels[:, :, ::-1]][: 1 + flips]
+    online = np.stack([codec.encode(codecs.raw(view)) for view in views], 1).reshape(-1, 2, 2, 4)
+    stored = np.stack([load(source[i].data) for i in range(len(source))])
+    np.testing.assert_array_equal(stored, online.astype(np.float16))
+    assert [source[i].label for i in range(len(source))] == [i % 3 for i in codecs.KEPT for _ in views]
+
+    found, exact = told['tokens'], stored.astype(np.float64).reshape(-1, 4)
+    assert told['media'] == 'latents' and found.keys() == {'shape', 'mean', 'std', 'autoencoder'}
+    np.testing.assert_allclose(found['mean'], exact.mean(0))
+    np.testing.assert_allclose(found['std'], exact.std(0))
+
+    settled = LatentReader.settle({}, lambda *_: source)
+    reader = LatentReader(canvas=settled['canvas'], channels=settled['channels'])
+    rows = dict(image=np.zeros((1, 2, 2, 4), np.float32))
+    assert reader.arrange(source) is source and reader(source[0].data, None, rows) == ()
+    mean, std = settled['mean'], settled['std']
+    x = normalised(None, rows, mean=mean, std=std)['image']
+    np.testing.assert_allclose(x[0], (stored[0] - np.array(mean)) / np.array(std), rtol=1e-4, atol=1e-4)
+    drawn = Autoencoder(found['autoencoder']).decode(
+        np.asarray(x) * np.array(std, np.float32) + np.array(mean, np.float32)
+    )
+    assert np.abs(drawn.astype(int) - codec.decode(online[:1])).max() <= 1  # float16, and rounding to 8 bits
+
+
+def test_moments_are_those_of_training_and_a_channel_that_is_the_same_everywhere_is_left_as_it_is(
+    latent_run, images, tmp_path
+):
+    train, val = tokenize.images(str(images), tmp_path / 'latents', str(latent_run), holdout=0.3).values()
+    source = open_source(str(tmp_path / 'latents' / 'train'), media='latents')
+    stored = np.stack([load(source[i].data) for i in range(len(source))]).astype(np.float64)
+    assert val['tokens'] == train['tokens']
+    np.testing.assert_allclose(train['tokens']['std'], stored.std((0, 1, 2)))
+    made = Codes.__new__(Codes)
+    made.codes = np.stack([np.full((5, 1, 2, 2), 3.0), np.arange(20.0).reshape(5, 1, 2, 2)], -1).astype(np.float16)
+    assert made.moments() == dict(mean=[3.0, 9.5], std=[1.0, pytest.approx(np.arange(20).std())])
+    made.codes[0] = np.inf
+    with pytest.raises(InputError, match='latents that are not finite as float16'):
+        made.moments()
+
+
+def test_codes_are_no_latents_and_latents_no_codes(run, latent_run, images, tmp_path):
+    for made, is_of, other in ((run, 'tokens', 'latents'), (latent_run, 'latents', 'tokens')):
+        tokenize.images(str(images), tmp_path / is_of, str(made))
+        with pytest.raises(
+            InputError, match=f'holds packed {is_of}, but the config is one of {other}; python -m mim_jax'
+        ):
+            open_source(str(tmp_path / is_of), media=other)
 
 
 @pytest.mark.parametrize(

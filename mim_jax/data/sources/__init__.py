@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mim_jax.data.sources.base import Labels, Record, Source, Subset
+from mim_jax.data.sources.base import MADE, Labels, Record, Source, Subset
 from mim_jax.data.sources.documents import Documents
 from mim_jax.errors import InputError
 
@@ -39,7 +39,7 @@ def open_source(path: str, labels: str = 'auto', class_names: list[str] | None =
             Of text a .txt is a document, and .csv and .jsonl are tables with a column of them.
         labels: 'auto', 'none', or the name of a column.
         class_names: number the classes like these of the training records.
-        media: 'image', 'video' or 'text': which files of a folder and columns of a table count; 'tokens' of packed shards.
+        media: 'image', 'video' or 'text': which files of a folder and columns of a table count; 'tokens' and 'latents' of packed shards.
 
     Raises:
         InputError: nothing there, or nothing that can be read; the sentence has the nearest name.
@@ -50,8 +50,8 @@ def open_source(path: str, labels: str = 'auto', class_names: list[str] | None =
     scheme, _, rest = path.partition(':')
     here = Path(path)
     shards = scheme == 'builtin' or (here / array_record.INDEX).exists()
-    if media == 'tokens' and (rest or here.exists()) and not shards:
-        raise InputError(f'{path}: tokens are read from shards, which python -m mim_jax.tools.tokenize DATA OUT writes')
+    if media in MADE and (rest or here.exists()) and not shards:
+        raise InputError(f'{path}: {media} are read from shards; {MADE[media]}')
     if rest and scheme == 'builtin':
         from mim_jax.data.sources.builtin import builtin
 

@@ -1,8 +1,8 @@
 """Our packed shards: ArrayRecord files beside an index.json, as `python -m mim_jax.tools.pack` and `.tokenize` write them.
 
 A record is a little-endian header `label i64, length of the name u32`, the name in UTF-8, then the encoded image or video (the
-bytes of a file: JPEG, PNG, WebP, TIFF, MP4, ..., or NPY), or an NPY of token ids. The index of these says in `tokens` what
-they are: their `shape` and `vocab`, and what made them.
+bytes of a file: JPEG, PNG, WebP, TIFF, MP4, ..., or NPY), or an NPY of token ids or latents. The index of these says in `tokens` what
+they are: their `shape`, of ids the `vocab`, of latents the `mean` and `std` of each channel, and what made them.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from mim_jax.data.sources.base import Record, Source
+from mim_jax.data.sources.base import Record, Source, another
 from mim_jax.errors import InputError
 
 INDEX = 'index.json'
@@ -46,7 +46,7 @@ class Packed(Source):
         except (json.JSONDecodeError, KeyError) as error:
             raise InputError(f'{path / INDEX}: not the index of packed shards ({error!r})') from error
         if holds != media:
-            raise InputError(f'{path} holds packed {holds.rstrip("s")}s, but the config is one of {media.rstrip("s")}s')
+            raise InputError(another(f'{path} holds packed', holds, media))
         if missing := [file for file in paths if not file.exists()]:
             raise InputError(f'{path / INDEX} names {missing[0]}, which is missing: pack again, or copy all shards')
         self.path, self.labels, self.media = path, labels, media

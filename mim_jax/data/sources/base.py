@@ -1,11 +1,17 @@
 """What every source gives: random access to named, maybe labelled records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from mim_jax.errors import InputError
+
+TOKENIZE = 'python -m mim_jax.tools.tokenize DATA OUT'
+MADE = dict(
+    tokens=f'{TOKENIZE} writes tokens', latents=f'{TOKENIZE} --run=RUN writes latents, with a run of configs/kl.py'
+)
 
 
 class Video(NamedTuple):
@@ -42,6 +48,8 @@ class Source:
     num_classes: int = 0  # 0 = unlabelled
     class_names: list[str] | None = None  # where the classes have names
     skipped: Sequence[tuple[str, str]] = ()  # (name, reason) of what was found unusable at once and is no record
+    path: str | Path = ''
+    tokens: Mapping = {}  # what an index of shards says of tokens or latents
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -77,6 +85,7 @@ class Subset(Source):
     def __init__(self, source: Source, indices: np.ndarray):
         self.source, self.indices = source, indices
         self.num_classes, self.class_names = source.num_classes, source.class_names
+        self.path, self.tokens = source.path, source.tokens
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -86,6 +95,12 @@ class Subset(Source):
 
     def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))
+
+
+def another(what: object, holds: str, media: str) -> str:
+    """The sentence where `what` holds another medium than the one that is asked for."""
+    made = f'; {MADE[media]}' if media in MADE else ''
+    return f'{what} {holds.rstrip("s")}s, but the config is one of {media.rstrip("s")}s{made}'
 
 
 _TEXTS = ('text', 'content', 'document', 'sentence', 'body', 'article', 'story')

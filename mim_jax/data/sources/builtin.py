@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mim_jax.data.sources.base import Labelled, Labels, Record
+from mim_jax.data.sources.base import Labelled, Labels, Record, another
 from mim_jax.errors import InputError
 
 TEST_SHARE = 359  # of 1797
@@ -117,9 +117,7 @@ def builtin(rest: str, labels: str, media: str = 'image') -> Digits | PythonTopi
     if name not in SETS or split not in ('', 'train', 'test'):
         raise InputError(f'no builtin:{rest}: there are {" and ".join(f"builtin:{n}, builtin:{n}:test" for n in SETS)}')
     if SETS[name].media != media:
-        raise InputError(
-            f'builtin:{name} holds {SETS[name].media.rstrip("s")}s, but the config is one of {media.rstrip("s")}s'
-        )
+        raise InputError(another(f'builtin:{name} holds', SETS[name].media, media))
     source = SETS[name](split or 'train')
     if labels == 'none':
         source.labels = Labels(np.full(len(source), -1, np.int32))

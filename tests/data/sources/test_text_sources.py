@@ -176,7 +176,7 @@ def test_what_is_not_text_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match='arrays of text are not read'):
         text(tmp_path / 'a.npz')
     for path in (tmp_path, tmp_path / 'a.npz', 'hf:x'):
-        with pytest.raises(InputError, match='tokens are read from shards, which python -m mim_jax.tools.tokenize'):
+        with pytest.raises(InputError, match='tokens are read from shards; python -m mim_jax.tools.tokenize'):
             open_source(str(path), media='tokens')
     with pytest.raises(InputError, match='does not exist; did you mean .*a.npz'):
         open_source(str(tmp_path / 'a.npy'), media='tokens')
