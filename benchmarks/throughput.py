@@ -23,15 +23,14 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not installed
 
-import jax
 import numpy as np
 from absl import app, flags
 from PIL import Image
-from turns import take_turns, trainer
+from turns import compare, same_batch, stepping, trainer
 
 from configs import mae, videomae
 from configs.base import vit
-from mim_jax import build, compile
+from mim_jax import build
 from mim_jax.data import ImageReader, pipeline, sources
 
 CASES = flags.DEFINE_list('cases', ['8x64', '16x224'], 'images x pixels, or clips x frames x pixels')
@@ -92,22 +91,12 @@ def configuration(case: Case):
 def ours(case: Case):
     """() -> None, one training step."""
     config = configuration(case)
-    step, state = trainer(config)
     if INPUT.value == 'jpeg':
         source = sources.open_source(PATH.value, labels='none')
         batches = (batch for batch, _ in pipeline.batches(source, build.reader(config), batch_size=case.rows))
     else:
-        spec = compile.batch_spec(config)
-        pixels = np.random.default_rng(0).integers(0, 256, spec[case.media].shape, np.uint8)
-        full = {name: np.ones(x.shape, x.dtype) for name, x in spec.items()} | {case.media: pixels}
-        batches = repeat(jax.device_put(full))
-
-    def run():
-        nonlocal state
-        state, metrics = step(state, next(batches), np.float32(1))
-        metrics['loss'].block_until_ready()
-
-    return run
+        batches = same_batch(config, case.media, 256)
+    return stepping(*trainer(config), batches)
 
 
 def theirs(case: Case):
@@ -199,18 +188,6 @@ def torch_batches(batch: int, side: int):
         yield from loader
 
 
-def compare(case: Case):
-    """Prints one row of the table."""
-    contenders = dict(theirs=theirs(case), ours=ours(case))
-    times = take_turns(contenders, TURNS.value, STEPS.value)
-    typical = np.min if INPUT.value == 'synthetic' else np.mean
-    theirs_ms, ours_ms = (1e3 * typical(times[name]) for name in contenders)
-    print(
-        f'| {INPUT.value} | {case} | {theirs_ms:.1f} | {ours_ms:.1f} | {theirs_ms / ours_ms:.2f} |',
-        flush=True,
-    )
-
-
 def loader_rate(source, canvas: tuple[int, int], batch: int = 64) -> float:
     """Images per second of our loader, from its start on."""
     start = time.perf_counter()
@@ -260,8 +237,9 @@ def main(_):
         if PIPELINE.value:
             return compare_pipeline()
         print('| input | case | transformers + PyTorch, ms | mim_jax, ms | ratio |\n|---|---|---|---|---|')
-        for case in CASES.value:
-            compare(Case.parse(case))
+        typical = np.min if INPUT.value == 'synthetic' else np.mean
+        for case in map(Case.parse, CASES.value):
+            compare(f'{INPUT.value} | {case}', theirs(case), ours(case), TURNS.value, STEPS.value, typical)
 
 
 if __name__ == '__main__':

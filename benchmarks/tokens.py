@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from turns import take_turns, trainer
+from turns import compare, same_batch, stepping, trainer
 
 from configs import mdlm
-from mim_jax import compile, sharding, train
+from mim_jax import sharding, train
 from mim_jax.evals.generation import make_sampler
 
 CASES = flags.DEFINE_list('cases', ['32x128', '8x512'], 'rows x tokens')
@@ -46,17 +46,7 @@ def configuration(rows: int, length: int):
 def ours(rows: int, length: int):
     """() -> None, one training step."""
     config = configuration(rows, length)
-    step, state = trainer(config)
-    batch = {name: np.ones(x.shape, x.dtype) for name, x in compile.batch_spec(config).items()}
-    batch['ids'] = np.random.default_rng(0).integers(0, VOCAB, batch['ids'].shape, np.int32)
-    batch = jax.device_put(batch)
-
-    def run():
-        nonlocal state
-        state, metrics = step(state, batch, np.float32(1))
-        metrics['loss'].block_until_ready()
-
-    return run
+    return stepping(*trainer(config), same_batch(config, 'ids', VOCAB))
 
 
 def theirs(rows: int, length: int):
@@ -64,6 +54,7 @@ def theirs(rows: int, length: int):
     import torch
     from torch import nn
     from torch.nn import functional as F
+    from torch_models import Block
 
     torch.manual_seed(0)
     torch.set_num_threads(CORES)
@@ -75,20 +66,11 @@ def theirs(rows: int, length: int):
         a, b = x.chunk(2, -1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-            self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-            self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
-
-        def forward(self, x):
-            q, k, v = self.qkv(self.norm1(x)).view(rows, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
-            x = x + self.out(F.scaled_dot_product_attention(rotate(q), rotate(k), v).transpose(1, 2).flatten(2))
-            return x + self.mlp(self.norm2(x))
-
     model = nn.Sequential(
-        nn.Embedding(VOCAB + 1, WIDTH), *(Block() for _ in range(DEPTH)), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCAB)
+        nn.Embedding(VOCAB + 1, WIDTH),
+        *(Block(WIDTH, HEADS, rotate) for _ in range(DEPTH)),
+        nn.LayerNorm(WIDTH),
+        nn.Linear(WIDTH, VOCAB),
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), fused=True)
     ids = torch.randint(0, VOCAB, (rows, length))
@@ -103,14 +85,6 @@ def theirs(rows: int, length: int):
         optimizer.step()
 
     return run
-
-
-def compare(rows: int, length: int) -> None:
-    """Prints one row of the table of training steps."""
-    contenders = dict(theirs=theirs(rows, length), ours=ours(rows, length))
-    times = take_turns(contenders, TURNS.value, STEPS.value)
-    theirs_ms, ours_ms = (1e3 * min(times[name]) for name in contenders)
-    print(f'| {rows} x {length} | {theirs_ms:.1f} | {ours_ms:.1f} | {theirs_ms / ours_ms:.2f} |', flush=True)
 
 
 def textbook(answer, ids, steps: int):
@@ -162,10 +136,13 @@ def main(_):
     cases = [tuple(map(int, case.split('x'))) for case in CASES.value]
     if SAMPLERS.value:
         print('| rows x tokens | sampler | tokens/s | ratio |\n|---|---|---|---|')
-        return [compare_samplers(*case) for case in cases]
+        for case in cases:
+            compare_samplers(*case)
+        return
     print('| rows x tokens | PyTorch, ms | mim_jax, ms | ratio |\n|---|---|---|---|')
-    return [compare(*case) for case in cases]
+    for rows, length in cases:
+        compare(f'{rows} x {length}', theirs(rows, length), ours(rows, length), TURNS.value, STEPS.value)
 
 
 if __name__ == '__main__':
-    app.run(lambda argv: main(argv) and None)
+    app.run(main)
