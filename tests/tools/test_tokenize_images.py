@@ -1,6 +1,9 @@
+import importlib
+
 import numpy as np
 import pytest
 
+from mim_jax import inputs
 from mim_jax.augment import latents as normalised
 from mim_jax.autoencoder import Autoencoder, Codes
 from mim_jax.data import LatentReader, TokenReader, open_source
@@ -112,3 +115,12 @@ def test_images_that_cannot_be_read_at_all_are_one_sentence(run, tmp_path, capsy
     np.savez(tmp_path / 'broken.npz', images=np.full((3, 4, 4, 1), np.nan, np.float32))
     assert tokenize.main([str(tmp_path / 'broken.npz'), str(tmp_path / 'codes'), f'--run={run}']) == 2
     assert 'no readable record' in capsys.readouterr().err
+
+
+def test_rows_of_codes_are_decoded_by_the_run_of_the_index(run, images, tmp_path):
+    tokenize.images(str(images), tmp_path / 'codes', str(run))
+    config = importlib.import_module('configs.maskgit').get_config('tiny')
+    config.data.path = str(tmp_path / 'codes')
+    inputs.settle(config, tmp_path)
+    data, ids = inputs.Data(config, tmp_path, None).labelled, np.arange(8).reshape(2, 4)
+    np.testing.assert_array_equal(data.decode(ids), Autoencoder(run).decode(ids.reshape(2, 2, 2)))
