@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mim_jax import inputs, train
+from mim_jax import build, inputs, train
 from mim_jax.errors import InputError
 from mim_jax.tools import tokenize
 from tests.runs import TINY, compiled_once  # noqa: F401 (a fixture)
@@ -56,6 +56,15 @@ def test_digits_end_in_a_sheet_of_decoded_latents(latents, tmp_path, name):
     data, told = saved['data'], told['tokens']
     assert (data['canvas'], data['channels']) == ([4, 4], 4) and told['shape'] == [4, 4, 4]
     assert (data['mean'], data['std']) == (told['mean'], told['std'])
+
+
+@pytest.mark.parametrize('name', ['dit', 'umd', 'maskdit'])
+@pytest.mark.parametrize('variant', ['cifar10_latents', 'xl2'])
+def test_no_schedule_of_latents_ends_where_a_wrong_answer_is_blown_up(name, variant):
+    """Nothing clips latents: the clean value is (x - sigma noise) / alpha."""
+    made = importlib.import_module(f'configs.{name}').get_config(variant)
+    alpha, _ = build.part('noise', made.noise.schedule, bind=False).level(np.ones(1))
+    assert not made.evals.sampling.sampler.clip and alpha[0] > 1e-3
 
 
 def test_a_share_of_the_latents_can_be_held_out(latents, tmp_path):
