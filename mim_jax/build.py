@@ -21,6 +21,7 @@ from mim_jax.objectives import (
     Autoencoding,
     Classification,
     Denoise,
+    MaskedAutoregression,
     MaskedPrediction,
     Sequence,
     Term,
@@ -231,7 +232,6 @@ def autoencoding(config) -> Autoencoding:
 
 def denoise(config) -> Denoise:
     """See `objective`."""
-    tokenizer = part('tokenizers', config.tokenizer, where='tokenizer')
     encoder = part('models', config.encoder, where='encoder', dtype=config.dtype)
     answers = tuple(config.answers)
 
@@ -245,11 +245,9 @@ def denoise(config) -> Denoise:
     terms = {name: answer(f'terms.{name}', spec) for name, spec in config.terms.items()}
     clean = {name: answer(f'clean_terms.{name}', spec) for name, spec in config.get('clean_terms', {}).items()}
     return Denoise(
-        tokenizer=tokenizer,
-        untokenize=lambda raw, shape: unpatchify(raw, tuple(config.tokenizer.patch), shape),
-        schedule=part('noise', config.noise.schedule, where='noise.schedule', bind=False),
-        times=part('noise', config.noise.times, where='noise.times'),
+        **continuous(config, answers[-1]),
         spread=config.noise.spread,
+        mixer=part('models', config.mixer, where='mixer', dtype=config.dtype) if 'mixer' in config else None,
         mask=part('masks', config.mask, where='mask'),
         encoder=encoder,
         predictor=part('models', config.predictor, where='predictor', dtype=config.dtype, seen=True),
@@ -259,18 +257,54 @@ def denoise(config) -> Denoise:
         clean_every=config.objective.clean_every,
         clean_mask=part('masks', config.clean_mask, where='clean_mask') if clean else None,
         clean_terms=clean,
+    )
+
+
+def masked_autoregression(config) -> MaskedAutoregression:
+    """See `objective`."""
+    encoder = part('models', config.encoder, where='encoder', dtype=config.dtype)
+    classes = config.condition.num_classes
+    return MaskedAutoregression(
+        **continuous(config, config.objective.answer),
+        mask=part('masks', config.mask, where='mask'),
+        hide=part('hiding', config.hide, where='hide'),
+        encoder=encoder,
+        predictor=part('models', config.predictor, where='predictor', dtype=config.dtype),
+        head=part('models', config.head, where='head', dtype=config.dtype),
+        condition=Condition(encoder.shape[0], num_classes=classes) if classes else None,
+        answer=config.objective.answer,
+        weighting=config.objective.weighting,
+        draws=config.objective.draws,
+    )
+
+
+def continuous(config, answer: str) -> dict:
+    """What objectives of noised tokens have in common; `answer` is what samplers read."""
+    tokenizer = part('tokenizers', config.tokenizer, where='tokenizer')
+    schedule = part('noise', config.noise.schedule, where='noise.schedule', bind=False)
+    if answer == 'noise' and not schedule.level(1.0)[0]:
+        raise InputError(
+            f"config.noise.schedule.name={config.noise.schedule.name} ends in noise alone, of which the answer 'noise' says "
+            "nothing of the data: answer 'flow', 'velocity' or 'clean', or take another schedule"
+        )
+    return dict(
+        tokenizer=tokenizer,
+        untokenize=lambda raw, shape: unpatchify(raw, tuple(config.tokenizer.patch), shape),
+        schedule=schedule,
+        times=part('noise', config.noise.times, where='noise.times'),
         label_dropout=config.condition.label_dropout,
         field=field(tokenizer),
     )
 
 
 OBJECTIVES = dict(
-    Denoise=denoise,
     Autoencoding=autoencoding,
-    MaskedPrediction=masked_prediction,
     Classification=classification,
-    TokenDiffusion=token_diffusion,
+    Denoise=denoise,
+    MaskedAutoregression=masked_autoregression,
+    MaskedPrediction=masked_prediction,
     Sequence=sequence,
+    TokenDiffusion=token_diffusion,
 )
 
 

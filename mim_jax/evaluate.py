@@ -22,6 +22,7 @@ ROWS = (  # heading of the final table, metric, metric of an untrained encoder w
     ('fine-tuned top-1', 'eval/finetune_top1', 'eval/scratch_top1'),
     ('fine-tuned on one frame, top-1', 'eval/still_top1', ''),
     ('top-1', 'eval/top1', None),
+    ('linear probe top-1 of the best block and noise', 'eval/layer_noise_top1', None),
     ('bound in nats a token', 'eval/nelbo_nats', None),
     ('bits a token', 'eval/bits_per_token', None),
     ('bits a byte', 'eval/bits_per_byte', None),

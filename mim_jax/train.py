@@ -226,7 +226,7 @@ def start(run: Run, mode: str = 'train') -> tuple[step.TrainState, dict]:
     empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), compile.batch_spec(run.config, 2))
     state = jax.jit(initial(run.config, run.objective, run.augment), out_shardings=placed)(empty)
     if run.config.init:
-        state = warm_start.warm_start(state, run.config.init)
+        state = warm_start.warm_start(state, run.config.init, run.config.init_part)
         run.progress.say(f'the encoder is that of {run.config.init}')
     return state, dict(next_sample=0, skipped_steps=0, lr_scale=1.0, rollbacks=0)
 

@@ -1,4 +1,4 @@
-"""An encoder from another run, to go on with: fine-tuning, or the next stage of a recipe."""
+"""An encoder or a whole network from another run, to go on with: fine-tuning, or the next stage of a recipe."""
 
 import contextlib
 from pathlib import Path
@@ -22,18 +22,23 @@ def check(path: str) -> None:
         raise InputError(f'config.init={path} has no checkpoints: give the workdir of a run that has saved one')
 
 
-def warm_start(state: TrainState, path: str) -> TrainState:
-    """The state with the encoder of the newest checkpoint in workdir `path`, its average where it has one; the rest stays.
+def warm_start(state: TrainState, path: str, part: str = 'encoder') -> TrainState:
+    """The state with a part of the newest checkpoint in workdir `path`, its average where it has one; the rest stays.
+
+    Args:
+        part: 'encoder', or 'all' arrays of the network, which may have more of them there.
 
     Raises:
-        InputError: no checkpoint, no encoder in it, or one of another shape.
+        InputError: no checkpoint, no encoder in it, or one of another shape; another part.
     """
+    if part not in ('encoder', 'all'):
+        raise InputError(f"config.init_part={part}: it has to be 'encoder' or 'all'")
     with contextlib.closing(Checkpoints(Path(path).expanduser(), read_only=True)) as checkpoints:
         saved, _ = checkpoints.read()
-    given = encoder_of(saved['ema'] or saved['params'])
-    if given is None:
+    given = saved['ema'] or saved['params']
+    if part == 'encoder' and (given := encoder_of(given)) is None:
         raise InputError(f'config.init={path}: its checkpoint has no encoder')
-    params = with_encoder(state.params, given, path)
+    params = replaced(state.params, given, path, part)
     return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
 
 
@@ -45,20 +50,21 @@ def encoder_of(tree: dict) -> dict | None:
     return next((found for found in inner if found is not None), None)
 
 
-def with_encoder(params: dict, given: dict, path: str) -> dict:
-    """`params` with each leaf below encoder replaced by the given one, laid out over devices as it was."""
+def replaced(params: dict, given: dict, path: str, part: str) -> dict:
+    """`params` with each leaf below encoder, or for 'all' every one, replaced by the given one, laid out over devices as it was."""
+
+    network = 'network' if part == 'all' else part
 
     def pick(where, leaf):
-        names = [key.key for key in where]
-        if 'encoder' not in names:
+        names, value = [key.key for key in where], given
+        if part == 'encoder' and part not in names:
             return leaf
-        value = given
-        for name in names[names.index('encoder') + 1 :]:
+        for name in names if part == 'all' else names[names.index(part) + 1 :]:
             value = value.get(name) if isinstance(value, dict) else None
         if value is None or np.shape(value) != leaf.shape:
             there = 'no such array' if value is None else np.shape(value)
             raise InputError(
-                f'config.init={path}: {"/".join(names)} is {there} there and {leaf.shape} here: both need the same encoder and tokenizer'
+                f'config.init={path}: {"/".join(names)} is {there} there and {leaf.shape} here: both need the same {network} and tokenizer'
             )
         return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
 

@@ -26,7 +26,8 @@ def having(*objectives: str) -> list[str]:
     return [name for name in CONFIGS if shipped(name).objective.name in objectives]
 
 
-MASKED, TOKENS, DENOISED = having('MaskedPrediction'), having('TokenDiffusion', 'Sequence'), having('Denoise')
+MASKED, TOKENS = having('MaskedPrediction'), having('TokenDiffusion', 'Sequence')
+DENOISED = having('Denoise', 'MaskedAutoregression')
 
 
 def tiny(name: str) -> ConfigDict:
@@ -36,7 +37,8 @@ def tiny(name: str) -> ConfigDict:
     if 'decoder' in config:  # of convolutions
         small = dict(widths=(8, 8), depth=1)
         config.decoder.update(small)
-    config.encoder = {k: v for k, v in config.encoder.items() if k not in ('size', *small)} | small
+    for slot in [name for name in ('encoder', 'mixer') if name in config]:
+        config[slot] = {k: v for k, v in config[slot].items() if k not in ('size', *small)} | small
     predictors = [term.predictor for term in config.get('terms', {}).values() if 'predictor' in term]
     predictors += [config.predictor] if 'predictor' in config else []
     for predictor in predictors:
@@ -120,9 +122,12 @@ def view(config: ConfigDict) -> dict:
 
 
 def two_steps(state, train, config):
-    """Two steps on different batches: finite, and compiled once. -> the new state."""
+    """Two steps on different batches: finite, and compiled once. -> the new state.
+
+    Four where a head answers: it begins with zeros behind zeros, which open one after the other.
+    """
     jitted = jax.jit(train)
-    for i in range(2):
+    for i in range(4 if 'head' in config else 2):
         state, metrics = jitted(state, raw_batch(config, i), jnp.ones(()))
         assert metrics['finite'], f'step {i}: loss {metrics["loss"]}, gradient norm {metrics["grad_norm"]}'
     assert jitted._cache_size() == 1, f'the train step was compiled {jitted._cache_size()} times'

@@ -69,10 +69,12 @@ def test_no_config_leaks(name):
 @pytest.mark.parametrize('name', checks.DENOISED)
 def test_no_denoiser_leaks(name, clean):
     config = checks.tiny(name)
-    if clean and not config.clean_terms:
+    if clean and not config.get('clean_terms'):
         pytest.skip('has no rows without noise')
+    if 'mixer' in config:
+        pytest.skip('shows every patch to its mixer, and asks for none that it hides')
     objective, batch = checks.build.objective(config), checks.view(config)
-    checks.nothing_leaks(objective, checks.any_params(objective, batch), batch, clean=clean)
+    checks.nothing_leaks(objective, checks.any_params(objective, batch), batch, **(dict(clean=True) if clean else {}))
 
 
 @pytest.mark.parametrize('change', [*VARIANTS.values(), *VIDEO.values()], ids=[*VARIANTS, *VIDEO])

@@ -59,3 +59,27 @@ def test_another_encoder_is_named(stage, tmp_path):
     assert stage('videomae_v2', 'one') == 0
     with pytest.raises(InputError, match=r'classifier/encoder/.* is .* there and .* here'):
         stage('videomae_v2_finetune', 'two', init=str(tmp_path / 'one'), **{'encoder.width': 24})
+
+
+def test_a_whole_network_goes_on_without_masks(tmp_path, monkeypatch):
+    monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+    from configs import maskdit
+
+    def go(variant, workdir, **changes):
+        config = maskdit.get_config(variant)
+        config.encoder.update(width=16, depth=1, heads=2)
+        config.predictor.update(width=16, depth=1, heads=2)
+        config.update(total_steps=2, eval_every=0, checkpoint_every=2, tensorboard=False, evals_often=(), evals_last=())
+        config.data.batch_size, config.mesh.data = 4, 1
+        config.update_from_flattened_dict(changes)
+        return train.run(config, tmp_path / workdir, 'train', {})
+
+    assert go('tiny', 'masked') == 0
+    assert go('tiny_unmasked', 'whole', init=str(tmp_path / 'masked'), **{'schedule.lr': 0.0}) == 0
+    (before, _), (after, _) = (runs.final(tmp_path / name) for name in ('masked', 'whole'))
+    kept = [path.removeprefix("['params']") for path in after if path.startswith("['params']")]
+    assert len(kept) > 20 and "['predictor']['mask_token']" not in kept
+    for path in kept:  # a learning rate of 0 leaves what it was given
+        np.testing.assert_array_equal(after["['params']" + path], before["['ema']" + path], err_msg=path)
+    with pytest.raises(InputError, match=r"init_part=half: it has to be 'encoder' or 'all'"):
+        go('tiny_unmasked', 'half', init=str(tmp_path / 'masked'), init_part='half')

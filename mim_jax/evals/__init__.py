@@ -9,13 +9,14 @@ from mim_jax.evals.fidelity import fidelity
 from mim_jax.evals.finetune import finetune
 from mim_jax.evals.generation import generation
 from mim_jax.evals.knn import knn
+from mim_jax.evals.layer_noise_probe import layer_noise_probe
 from mim_jax.evals.likelihood import likelihood, pseudo_likelihood
 from mim_jax.evals.linear_probe import linear_probe
 from mim_jax.evals.reconstruction import reconstruction
 from mim_jax.evals.sampling import sampling
 
 __all__ = [
-    'accuracy', 'attentive_probe', 'autoencoded', 'few_shot', 'fid', 'fidelity', 'finetune', 'generation', 'knn', 'likelihood', 'linear_probe',
+    'accuracy', 'attentive_probe', 'autoencoded', 'few_shot', 'fid', 'fidelity', 'finetune', 'generation', 'knn', 'layer_noise_probe', 'likelihood', 'linear_probe',
     'pseudo_likelihood', 'psnr', 'reconstruction', 'sampling',
 ]  # fmt: skip
 LABEL_FREE = (

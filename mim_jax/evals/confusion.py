@@ -1,4 +1,4 @@
-"""A confusion matrix as a picture."""
+"""Tables of shares as pictures: of any two things, and of classes and answers."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,38 @@ CELL, MARGIN = 22, 12
 DARK, PALE = np.array((20, 60, 120)), np.array((248, 250, 252))
 
 
+def heatmap(share: np.ndarray, text: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> np.ndarray:
+    """uint8[H, W, 3]: a cell for each of share f[R, C] in [0, 1], the darker the larger, with its text [R, C] on it.
+
+    Args:
+        rows, columns: their names.
+        title: above it all.
+    """
+    font = ImageFont.load_default(11)
+    width = max(CELL, *(int(font.getlength(cell)) + 8 for cell in text.ravel()))
+    label = max(int(font.getlength(name)) for name in (*rows, *columns)) + 8
+    left, top = MARGIN + label, MARGIN + 20
+    wide, tall = len(columns) * width, len(rows) * CELL
+    page = Image.new('RGB', (max(left + wide, MARGIN + int(font.getlength(title))) + MARGIN, top + tall + label + MARGIN), 'white')  # fmt: skip
+    pen = ImageDraw.Draw(page)
+    pen.text((MARGIN, MARGIN), title, 'black', font)
+    for i, name in enumerate(rows):
+        middle = top + i * CELL + CELL // 2
+        pen.text((left - 6, middle), name, 'black', font, anchor='rm')
+        for j in range(len(columns)):
+            x, y = left + j * width, top + i * CELL
+            colour = tuple((PALE + share[i, j] * (DARK - PALE)).astype(int))
+            pen.rectangle((x, y, x + width - 2, y + CELL - 2), fill=colour)
+            ink = 'white' if share[i, j] > 0.5 else 'black'
+            pen.text((x + width // 2 - 1, y + CELL // 2 - 1), text[i, j], ink, font, anchor='mm')
+    below = Image.new('RGB', (label, wide), 'white')  # names of the columns, drawn across and turned
+    pen = ImageDraw.Draw(below)
+    for j, name in enumerate(columns):
+        pen.text((label - 2, j * width + width // 2), name, 'black', font, anchor='rm')
+    page.paste(below.rotate(90, expand=True), (left, top + tall + 2))
+    return np.asarray(page)
+
+
 def confusion(matrix: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
     """uint8[H, W, 3]: rows are true classes, columns answers; darkness is the share of the row, numbers are counts.
 
@@ -16,30 +48,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str] | None = None) -> np.ndar
         matrix: i64[C, C].
         names: of the classes; None = their numbers.
     """
-    count = len(matrix)
-    names = list(names or map(str, range(count)))
-    font = ImageFont.load_default(11)
+    names = list(names or map(str, range(len(matrix))))
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     title = f'rows: true class, columns: answer, top-1 {np.trace(matrix) / max(matrix.sum(), 1):.1%}'
-    label = max(int(font.getlength(name)) for name in names) + 8
-    left, top = MARGIN + label, MARGIN + 20
-    side = count * CELL
-    page = Image.new('RGB', (max(left + side, MARGIN + int(font.getlength(title))) + MARGIN, top + side + label + MARGIN), 'white')  # fmt: skip
-    pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN), title, 'black', font)
-    for i in range(count):
-        middle = top + i * CELL + CELL // 2
-        pen.text((left - 6, middle), names[i], 'black', font, anchor='rm')
-        for j in range(count):
-            x, y = left + j * CELL, top + i * CELL
-            colour = tuple((PALE + share[i, j] * (DARK - PALE)).astype(int))
-            pen.rectangle((x, y, x + CELL - 2, y + CELL - 2), fill=colour)
-            if matrix[i, j]:
-                ink = 'white' if share[i, j] > 0.5 else 'black'
-                pen.text((x + CELL // 2 - 1, y + CELL // 2 - 1), str(matrix[i, j]), ink, font, anchor='mm')
-    below = Image.new('RGB', (label, side), 'white')  # names of the columns, drawn across and turned
-    pen = ImageDraw.Draw(below)
-    for j in range(count):
-        pen.text((label - 2, j * CELL + CELL // 2), names[j], 'black', font, anchor='rm')
-    page.paste(below.rotate(90, expand=True), (left, top + side + 2))
-    return np.asarray(page)
+    return heatmap(share, np.where(matrix, matrix.astype(str), ''), names, names, title)

@@ -1,6 +1,7 @@
 """What a model of noised images draws."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
 
-from mim_jax import build, samplers
+from mim_jax import build, masks, samplers
 from mim_jax.errors import InputError
 from mim_jax.evals.features import put
 from mim_jax.evals.pictures import sheet
@@ -19,43 +20,98 @@ def make_image_sampler(objective, data, spec: Mapping) -> Callable:
     """`(params, key, shape, label i32[B] | None) -> f32[B, H, W, C]` normalised as the data, jitted, by what a config says.
 
     Args:
-        objective: has `denoise(x, t, label) -> (clean, noise)`.
+        objective: `Denoise` or `MaskedAutoregression`.
         data: LabelledData.
         spec: `name` of a sampler of `samplers.denoising` and its options; besides, `steps` and `grid` of times ('even', 'rooted'),
             `guidance` and its `interval` of times, see `samplers.guided`, and `clip`, whether clean values are kept within those of pixels.
+            For `MaskedAutoregression` 'random_order': `steps`, `denoising` one of those others, `guidance` that grows to its value with
+            the share of known tokens, and `clip`.
 
     Raises:
-        InputError: unknown sampler, grid or option.
+        InputError: unknown sampler, grid or option, or one that is not for this objective.
     """
-    options = dict(spec)
-    steps, grid, guidance = options.pop('steps'), options.pop('grid', 'even'), options.pop('guidance', 1.0)
-    interval, clip = tuple(options.pop('interval', (0.0, 1.0))), options.pop('clip', False)
-    if clip and data.decode:
-        raise InputError('sampler: clip=True keeps values within those of pixels, but the data are latents: set clip=False')
-    schedule = objective.schedule
-    times = build.part(
-        'noise', dict(name=grid), where='evals, sampler, grid', bind=False, schedule=schedule, steps=steps
+    if (spec['name'] == 'random_order') != hasattr(objective, 'head'):
+        raise InputError(f'sampler {spec["name"]!r} is not one for the objective {type(objective).__name__}: '
+                         "'random_order' is for MaskedAutoregression, 'ddim' and 'ode' are for Denoise")  # fmt: skip
+    return jax.jit(
+        (_in_random_order if hasattr(objective, 'head') else _at_once)(objective, data, spec), static_argnums=2
     )
-    sampler = build.part('samplers', options, where='evals, sampler', schedule=schedule, times=times)
-    low, high = ((x - np.asarray(data.mean)) / np.asarray(data.std) for x in (0.0, 1.0))
+
+
+def _at_once(objective, data, spec: Mapping) -> Callable:
+    """Of `Denoise`: every value in every step."""
+    options = dict(spec)
+    guidance, interval = options.pop('guidance', 1.0), tuple(options.pop('interval', (0.0, 1.0)))
+    clip = _clipped(objective.schedule, data) if options.pop('clip', False) else lambda network: network
+    walk = _walk(objective.schedule, options)
 
     def sample(params: dict, key: Array, shape: tuple[int, ...], label: Array | None) -> Array:
         def told(label):
-            def denoise(x, t):
-                clean, noise = objective.apply({'params': params}, x, t, label, method='denoise')
-                if not clip:
-                    return clean, noise
-                clean = jnp.clip(clean, low, high)
-                alpha, sigma = (z.reshape(-1, *[1] * (x.ndim - 1)) for z in schedule.level(t))
-                return clean, (x - alpha * clean) / jnp.maximum(sigma, 1e-6)
-
-            return denoise
+            return lambda x, t: objective.apply({'params': params}, x, t, label, method='denoise')
 
         network = told(label) if guidance == 1 else samplers.guided(told(label), told(None), guidance, interval)
-        start, walk = jax.random.split(key)
-        return sampler(walk, network, jax.random.normal(start, shape))
+        start, key = jax.random.split(key)
+        return walk(key, clip(network), jax.random.normal(start, shape))
 
-    return jax.jit(sample, static_argnums=2)
+    return sample
+
+
+def _in_random_order(objective, data, spec: Mapping) -> Callable:
+    """Of `MaskedAutoregression`: some tokens in each step, each by all steps of denoising."""
+    options = dict(spec)
+    guidance, walk = options.pop('guidance', 1.0), _walk(objective.schedule, options.pop('denoising'))
+    clip = _clipped(objective.schedule, data) if options.pop('clip', False) else lambda network: network
+    order = build.part('samplers', options, where='evals, sampler')
+
+    def sample(params: dict, key: Array, shape: tuple[int, ...], label: Array | None) -> Array:
+        run, labels = partial(objective.apply, {'params': params}), (label,) if guidance == 1 else (label, None)
+        tokens = objective.tokenizer({objective.field: jnp.zeros(shape)})
+
+        def tell(raw, hidden):
+            return [run(tokens.replace(raw=raw), masks.asking(hidden), label, method='tell')[0] for label in labels]
+
+        def draw(key, told, share):
+            flat = [z.reshape(-1, z.shape[-1]) for z in told]
+            networks = [lambda x, t, z=z: run(x, t, z, method='denoise') for z in flat]
+            network = networks[0] if guidance == 1 else samplers.guided(*networks, 1 + (guidance - 1) * share)
+            start, key = jax.random.split(key)
+            noise = jax.random.normal(start, (len(flat[0]), tokens.raw.shape[-1]))
+            return walk(key, clip(network), noise).reshape(*told[0].shape[:2], -1)
+
+        raw = order(key, tell, draw, tokens.raw, jnp.ones(tokens.raw.shape[:2], bool))
+        return objective.untokenize(raw, shape)
+
+    return sample
+
+
+def _walk(schedule, spec: Mapping) -> Callable:
+    """`(key, denoise_fn, x) -> x` of a sampler's name, its options, `steps` and `grid`."""
+    options = dict(spec)
+    steps, grid = options.pop('steps'), options.pop('grid', 'even')
+    times = build.part(
+        'noise', dict(name=grid), where='evals, sampler, grid', bind=False, schedule=schedule, steps=steps
+    )
+    return build.part('samplers', options, where='evals, sampler', schedule=schedule, times=times)
+
+
+def _clipped(schedule, data) -> Callable:
+    """`denoise_fn -> denoise_fn` whose clean values are those of pixels; the last axis of x holds channels, or patches of them."""
+    if data.decode:
+        raise InputError(
+            'sampler: clip=True keeps values within those of pixels, but the data are latents: set clip=False'
+        )
+    low, high = ((x - np.asarray(data.mean)) / np.asarray(data.std) for x in (0.0, 1.0))
+
+    def clip(network):
+        def denoise(x, t):
+            count = x.shape[-1] // len(low)
+            clean = jnp.clip(network(x, t)[0], np.tile(low, count), np.tile(high, count))
+            alpha, sigma = (z.reshape(-1, *[1] * (x.ndim - 1)) for z in schedule.level(t))
+            return clean, (x - alpha * clean) / jnp.maximum(sigma, 1e-6)
+
+        return denoise
+
+    return clip
 
 
 def sampling(objective, data, *, sampler: Mapping, rows: int = 80, seed: int = 0) -> Callable:
@@ -71,7 +127,7 @@ def sampling(objective, data, *, sampler: Mapping, rows: int = 80, seed: int = 0
 
     def evaluate(params: dict) -> dict:
         shape = (rows, *data.image_size, len(data.mean))
-        label = put(dict(label=np.arange(rows, dtype=np.int32) % classes), rows)['label'] if classes else None
+        label = put(dict(label=np.arange(rows, dtype=np.int32) % classes), rows)['label'][:rows] if classes else None
         drawn = sample(params, jax.random.key(seed), shape, label)
         return dict(
             sample=sheet(show(np.asarray(multihost_utils.process_allgather(drawn, tiled=True))), names[:classes])

@@ -13,12 +13,16 @@ Seen = tuple[Array, Array, Array | None, Array | None]
 def drop(tokens: Tokens, mask: Mask, key: Array) -> Seen:
     """The encoder gets the visible tokens only (MAE, arXiv 2111.06377): raw[B, K, R], pos[B, K, P], valid, None.
 
+    Where rows differ in their number of visible tokens, shorter ones are filled up with tokens that are not valid (MAR, arXiv 2406.11838).
+
     Raises:
-        ValueError: rows of the mask differ in their number of visible tokens.
+        ValueError: rows of the mask differ, and it has no bound on the number.
     """
     del key
-    seen = mask.visible
+    seen, filled = mask.visible, mask.filled
     valid = None if tokens.valid is None else take(tokens.valid, seen)
+    if filled is not None:
+        valid = filled if valid is None else valid & filled
     return take(tokens.raw, seen), take(tokens.pos, seen), valid, None
 
 

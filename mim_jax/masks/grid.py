@@ -1,10 +1,12 @@
 """Masks over a grid of tokens. All take `(key, grid)` with a key, or a key per row, and the grid with batch first."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mim_jax.masks.mask import Grid, Mask, ask_hidden, fold, hide_highest, num_hidden, per_row, size
+from mim_jax.masks.mask import Grid, Mask, ask_hidden, asking, fold, hide_highest, num_hidden, per_row, rank, size
 
 
 def random(key: Array, grid: Grid, *, ratio: float) -> Mask:
@@ -14,6 +16,22 @@ def random(key: Array, grid: Grid, *, ratio: float) -> Mask:
         ValueError: the ratio leaves nothing visible or nothing hidden.
     """
     return hide_highest(per_row(key, jax.random.uniform, (grid[0], size(grid))), num_hidden(grid, ratio))
+
+
+def varying(key: Array, grid: Grid, *, low: float = 0.7, mean: float = 1.0, std: float = 0.25) -> Mask:
+    """Hides a random share of each row, normal around `mean` and cut to [low, 1], rounded up (MAR, arXiv 2406.11838; MAGE, 2211.09117). All tokens are asked.
+
+    Raises:
+        ValueError: low is not within (0, 1].
+    """
+    if not 0 < low <= 1:
+        raise ValueError(f'varying: low={low} is no share of the tokens, above 0 and at most 1')
+    b, n = grid[0], size(grid)
+    within = dict(lower=(low - mean) / std, upper=(1 - mean) / std)
+    normal = per_row(fold(key, 0), lambda key, shape: jax.random.truncated_normal(key, shape=shape, **within), (b,))
+    count = jnp.clip(jnp.ceil(n * (mean + std * normal)), math.ceil(n * low), n)
+    hidden = rank(per_row(fold(key, 1), jax.random.uniform, (b, n))) < count[:, None]
+    return asking(hidden).replace(most_visible=n - math.ceil(n * low))
 
 
 def nothing(key: Array, grid: Grid) -> Mask:

@@ -21,6 +21,7 @@ class Mask:
         weight: f32[B, T], loss weight of each asked position; 0 = ignore.
         num_visible: visible tokens of every row (static), or None where rows differ.
         level: f32[B], the share of tokens that a diffusion of them expects to be hidden; None = no such thing.
+        most_visible: visible tokens of any row (static) where rows differ and the method drops the hidden ones; None = no bound is known.
     """
 
     hidden: Array
@@ -28,15 +29,24 @@ class Mask:
     weight: Array
     num_visible: int | None = struct.field(pytree_node=False)
     level: Array | None = None
+    most_visible: int | None = struct.field(pytree_node=False, default=None)
 
     @property
     def visible(self) -> Array:
-        """i32[B, K]: positions of the visible tokens, ascending."""
-        if self.num_visible is None:
+        """i32[B, K]: positions of the visible tokens, ascending; where rows differ, those of `most_visible`, see `filled`."""
+        most = self.most_visible if self.num_visible is None else self.num_visible
+        if most is None:
             raise ValueError(
                 'rows of this mask differ in their number of visible tokens: hide with mask_token, not drop'
             )
-        return positions(~self.hidden, self.num_visible)
+        return positions(~self.hidden, most)
+
+    @property
+    def filled(self) -> Array | None:
+        """bool[B, K]: which of `visible` are visible tokens, the first ones of each row; None = all."""
+        if self.num_visible is not None:
+            return None
+        return jnp.arange(self.visible.shape[1]) < (~self.hidden).sum(-1, keepdims=True)
 
 
 def per_row(key: Array, draw: Callable[[Array, tuple[int, ...]], Array], shape: tuple[int, ...]) -> Array:
@@ -117,6 +127,12 @@ def ask_hidden(hidden: Array, num_hidden: int) -> Mask:
     """The mask that asks for exactly the hidden tokens, `num_hidden` in every row of bool[B, N]."""
     target = positions(hidden, num_hidden)
     return Mask(hidden, target, jnp.ones(target.shape, jnp.float32), hidden.shape[-1] - num_hidden)
+
+
+def asking(hidden: Array) -> Mask:
+    """The mask that hides any number of tokens bool[B, N] in each row and asks for all, with weight 1 where hidden."""
+    asked = jnp.broadcast_to(jnp.arange(hidden.shape[1], dtype=jnp.int32), hidden.shape)
+    return Mask(hidden, asked, hidden.astype(jnp.float32), None, most_visible=hidden.shape[1])
 
 
 def size(grid: Grid) -> int:

@@ -1,10 +1,13 @@
-"""Classification on top of an encoder."""
+"""What answers on top of an encoder: a classifier, and the network that denoises one token."""
+
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from mim_jax.models.blocks import LayerNorm
+from mim_jax.models.blocks import Dense, LayerNorm, Modulation, modulate, xavier
+from mim_jax.models.condition import Condition
 
 POOLS = ('mean', 'cls')
 
@@ -37,3 +40,31 @@ class Classifier(nn.Module):
             x = LayerNorm(name='norm')(x)
         small = nn.initializers.truncated_normal(2e-5)  # as MAE: the head starts silent
         return nn.Dense(self.num_classes, kernel_init=small, name='head')(x), x
+
+
+class DiffusionHead(nn.Module):
+    """head(x f32[M, R], t f32[M], told [M, width]) -> f32[M, R]: residual MLP blocks with adaptive norm (MAR, arXiv 2406.11838)."""
+
+    width: int = 1024
+    depth: int = 6
+    dtype: str = 'float32'
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, told: Array) -> Array:
+        def modulation(count, name):
+            return Modulation(count, self.dtype, name=name)(condition)[:, :, 0]  # [count, M, width]
+
+        dense = partial(Dense, dtype=self.dtype, kernel_init=xavier)
+        condition = told.astype(self.dtype) + Condition(self.width, level=True, name='time')(len(t), t).astype(
+            self.dtype
+        )
+        y = dense(self.width, name='embed')(x)
+        for i in range(self.depth):
+            shift, scale, gate = modulation(3, f'modulation_{i}')
+            branch = modulate(LayerNorm(name=f'norm_{i}')(y), shift, scale)
+            branch = dense(self.width, name=f'fc1_{i}')(branch)
+            y = y + gate * dense(self.width, name=f'fc2_{i}')(nn.silu(branch))
+        y = modulate(LayerNorm(name='norm')(y), *modulation(2, 'modulation'))
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name='out')(y).astype(
+            jnp.float32
+        )

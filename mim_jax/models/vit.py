@@ -25,7 +25,8 @@ class ViT(nn.Module):
 
     raw f32[B, K, R] values; pos f32[B, K, P] coordinates; valid bool[B, K] or None, False is never attended to, or
     bool[B, K, K] where each token sees others; hidden bool[B, K] or None, where True the embedding gives way to a learned
-    mask token before positions are added; condition f32[B, D] or None, see `Block`. `size` names a row of `SIZES`; width,
+    mask token before positions are added; condition f32[B, D] or None: it modulates blocks, see `Block`, or with told='prefix' is added
+    to class token and registers (MAR, arXiv 2406.11838). `size` names a row of `SIZES`; width,
     depth, heads and mlp_ratio override it; `token_std` is that of the mask token at first. `grid` is the native grid, which all positions but 'sincos' and 'rotary' need.
     Raises InputError for an unknown or incomplete shape.
     """
@@ -46,6 +47,7 @@ class ViT(nn.Module):
     remat: str = 'none'
     eps: float = 1e-6
     token_std: float = 0.02
+    told: str = 'blocks'
 
     @property
     def num_prefix(self):
@@ -60,6 +62,10 @@ class ViT(nn.Module):
         shape = tuple(g or s for g, s in zip(given, SIZES.get(self.size, (None,) * 3), strict=True))
         if None in shape:
             raise InputError('ViT needs a size, or width, depth and heads')
+        if self.told != 'blocks' and not (self.told == 'prefix' and self.num_prefix):
+            raise InputError(
+                f"ViT told={self.told!r}: it has to be 'blocks', or 'prefix' with a class token or registers"
+            )
         return shape
 
     def _embed(self, raw, width):
@@ -81,7 +87,10 @@ class ViT(nn.Module):
             prefix.append(self.param('registers', token_init, (self.registers, width)))
         if prefix:
             prefix = jnp.concatenate(prefix).astype(x.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape)), x], 1)
+            prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape))
+            if condition is not None and self.told == 'prefix':
+                prefix, condition = prefix + condition[:, None].astype(x.dtype), None
+            x = jnp.concatenate([prefix, x], 1)
             pos = jnp.pad(pos, [(0, 0), (self.num_prefix, 0), (0, 0)])
         turn = rotary(pos, width // heads) if self.positions == 'rotary' else None
         if valid is not None:

@@ -41,6 +41,8 @@ class Denoise(nn.Module):
         schedule: `noise.Schedule`.
         times: `(key, rows, schedule) -> t f32[rows]`, of rows with noise.
         mask: `(key, grid) -> Mask`, of rows with noise.
+        mixer: None, or `(raw, pos, valid, hidden, condition, train) -> [B, N, D]`, which looks at every token before any is dropped
+            (MicroDiT, arXiv 2407.15811).
         encoder: `(raw, pos, valid, hidden, condition, train) -> [B, E + K, D]`, of visible tokens.
         predictor: `(z, pos_seen, pos_asked, width, condition=) -> f32[B, K + T, width]`, answers of what is seen and of what is asked.
         condition: `(rows, level, label) -> f32[B, D]`.
@@ -67,6 +69,7 @@ class Denoise(nn.Module):
     clean_every: int = 0
     clean_mask: Callable | None = None
     clean_terms: dict[str, Answer] | None = None
+    mixer: nn.Module | None = None
     label_dropout: float = 0.1
     spread: float = 0.0
     field: str = 'image'
@@ -81,9 +84,11 @@ class Denoise(nn.Module):
         alpha, sigma = (x[:, None, None] for x in self.schedule.level(t))
         scale = 1.0 if not self.spread else 1 / jnp.sqrt(sigma**2 + (alpha * self.spread) ** 2)
         seen, asked = order(tokens, mask)
-        raw, pos = take(tokens.raw, seen) * scale, take(tokens.pos, seen)
         valid, real = (None if tokens.valid is None else take(tokens.valid, index) for index in (seen, asked))
-        condition = self.condition(len(t), t, label)
+        condition, raw = self.condition(len(t), t, label), tokens.raw * scale
+        if self.mixer is not None:
+            raw = self.mixer(raw, tokens.pos, tokens.valid, None, condition, train=train)
+        raw, pos = take(raw, seen), take(tokens.pos, seen)
         z = self.encoder(raw, pos, valid, None, condition, train=train)
         width = tokens.raw.shape[-1] * len(self.answers)
         out = self.predictor(
@@ -95,10 +100,14 @@ class Denoise(nn.Module):
         """See `noise.coefficients`."""
         return coefficients(answer, *level, spread=self.spread or 1.0)
 
-    def encode(self, batch: dict, train: bool = False) -> Array:
-        """Features of the whole input without noise, nothing hidden: [B, E + N, D]."""
+    def encode(self, batch: dict, train: bool = False, t: Array | None = None, key: Array | None = None) -> Array:
+        """Features of the whole input, nothing hidden: [B, E + N, D]; without noise, or with that of time t f32[] and `key`."""
         tokens = self.tokenizer(batch)
-        return self.network(tokens, jnp.zeros(len(tokens.raw)), None, train=train)[1]
+        if t is None:
+            return self.network(tokens, jnp.zeros(len(tokens.raw)), None, train=train)[1]
+        alpha, sigma = self.schedule.level(t)
+        raw = alpha * tokens.raw + sigma * jax.random.normal(key, tokens.raw.shape)
+        return self.network(tokens.replace(raw=raw), jnp.full(len(raw), t), None, train=train)[1]
 
     def denoise(self, x: Array, t: Array, label: Array | None = None) -> tuple[Array, Array]:
         """Expected (clean, noise) of noised arrays x f32[B, *spatial, C] at times t f32[B]."""
@@ -136,16 +145,25 @@ class Denoise(nn.Module):
         return dict(tokens=tokens, noised=noised, noise=added, t=t, mask=mask, answers=answers, z=z)
 
     def losses(self, batch: dict, out: dict, terms: dict[str, Answer]) -> dict[str, tuple[Array, Array]]:
-        """Of each term its loss, and that of an answer that is the mean goal."""
+        """Of each term its loss, and that of an answer that is the mean goal.
+
+        Raises:
+            ValueError: a term on tokens that the predictor does not answer.
+        """
         level, found = [z[:, None, None] for z in self.schedule.level(out['t'])], {}
         valid = batch['valid'] if 'valid' in batch else jnp.ones(len(out['t']), bool)
         seen, asked = order(out['tokens'], out['mask'])
-        index, tokens = jnp.concatenate([seen, asked], 1), out['tokens']
+        answered = next(iter(out['answers'].values())).shape[1]
+        index, tokens = jnp.concatenate([seen, asked], 1)[:, :answered], out['tokens']
         clean, noised, noise = (take(x, index) for x in (tokens.raw, out['noised'], out['noise']))
         real = valid[:, None] if tokens.valid is None else valid[:, None] & take(tokens.valid, index)
         visible = jnp.arange(index.shape[1]) < seen.shape[1]
         on = dict(visible=visible, hidden=~visible, all=jnp.ones_like(visible))
         for name, term in terms.items():
+            if term.on != 'visible' and answered < tokens.raw.shape[1]:
+                raise ValueError(
+                    f"config.terms.{name}.on={term.on}: this predictor answers visible tokens only, on='visible'"
+                )
             answer, ab = out['answers'][term.of], self.mixture(term.of, level)
             goal = ab[0] * clean + ab[1] * noise
             if term.noised is not None:

@@ -26,9 +26,20 @@ def _free(key, x, alpha, sigma):
 
 
 def ddim(
-    key: Array, denoise_fn: Callable, x: Array, *, schedule, times: Array, pin: Callable = _free, eta: float = 0.0
+    key: Array,
+    denoise_fn: Callable,
+    x: Array,
+    *,
+    schedule,
+    times: Array,
+    pin: Callable = _free,
+    eta: float = 0.0,
+    temperature: float = 1.0,
 ) -> Array:
-    """DDIM (arXiv 2010.02502): without noise of its own at eta = 0, DDPM (2006.11239) at eta = 1."""
+    """DDIM (arXiv 2010.02502): without noise of its own at eta = 0, DDPM (2006.11239) at eta = 1.
+
+    `temperature` scales the noise that is added (MAR, 2406.11838); 1 = as trained.
+    """
 
     def step(x, each):
         i, t, s = each
@@ -38,7 +49,8 @@ def ddim(
         added = jnp.maximum(sigma**2 - (alpha / alpha_s * sigma_s) ** 2, 0)  # variance between s and t
         fresh = eta * sigma_s / sigma * jnp.sqrt(added)
         x = alpha_s * clean + jnp.sqrt(jnp.maximum(sigma_s**2 - fresh**2, 0)) * noise
-        return pin(k2, x + fresh * jax.random.normal(k1, x.shape), alpha_s, sigma_s), None
+        x = x + temperature * fresh * jax.random.normal(k1, x.shape)
+        return pin(k2, x, alpha_s, sigma_s), None
 
     return _walk(step, x, schedule, times)
 

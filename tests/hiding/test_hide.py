@@ -48,3 +48,12 @@ def test_bert_covers_most_replaces_some_and_keeps_some_of_what_is_asked():
     shown = raw[asked & ~covered]
     assert abs(covered[asked].mean() - 0.8) < 0.02
     assert abs((shown == 7).mean() - (1 + 1 / 40) / 2) < 0.03 and shown.min() == 0 and shown.max() == 39
+
+
+def test_drop_fills_up_rows_that_are_shorter():
+    tokens, _ = setup()
+    mask = masks.varying(jax.random.key(5), tokens.grid, low=0.5)
+    raw, _, valid, _ = jax.jit(lambda key: hiding.drop(tokens, mask, key))(jax.random.key(2))
+    assert raw.shape == (2, 8, 12) and valid.sum() == (~mask.hidden).sum()
+    for row in range(2):
+        np.testing.assert_array_equal(raw[row][valid[row]], tokens.raw[row][~mask.hidden[row]])

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from mim_jax import masks
 
@@ -90,3 +91,24 @@ def test_nothing_hides_nothing_and_asks_for_all():
     assert not mask.hidden.any() and mask.num_visible == 12
     for positions in (mask.visible, mask.target):
         np.testing.assert_array_equal(positions, np.tile(np.arange(12), (2, 1)))
+
+
+def test_varying_hides_a_cut_normal_share():
+    mask = jax.jit(lambda key: masks.varying(key, (20_000, 5, 8), low=0.7))(jax.random.key(3))
+    share = np.asarray(mask.hidden).mean(1)
+    assert share.min() == 29 / 40 and share.max() == 1.0 and mask.most_visible == 12 and mask.num_visible is None
+    draws = stats.truncnorm((0.7 - 1) / 0.25, 0, loc=1, scale=0.25).rvs(200_000, random_state=0)
+    expected = np.ceil(40 * draws) / 40
+    np.testing.assert_allclose(share.mean(), expected.mean(), atol=5 * expected.std() / 20_000**0.5)
+    np.testing.assert_allclose(share.std(), expected.std(), rtol=0.03)
+    np.testing.assert_array_equal(mask.weight, mask.hidden)
+    for row in range(8):
+        seen = np.flatnonzero(~mask.hidden[row])
+        np.testing.assert_array_equal(mask.visible[row][mask.filled[row]], seen)
+        assert mask.filled[row].sum() == len(seen)
+
+
+@pytest.mark.parametrize('low', [0.0, 1.2])
+def test_varying_refuses_a_share_that_is_none(low):
+    with pytest.raises(ValueError, match='is no share of the tokens'):
+        masks.varying(jax.random.key(0), (2, 4, 4), low=low)

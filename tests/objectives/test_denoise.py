@@ -127,3 +127,36 @@ def test_guidance_is_told_the_class(made):
     x, t = batch['image'], jnp.full(checks.ROWS, 0.5)
     run = jax.jit(lambda label: objective.apply({'params': params}, x, t, label, method='denoise')[0])
     assert jnp.abs(run(jnp.zeros(checks.ROWS, int)) - run(jnp.ones(checks.ROWS, int))).max() > 1e-3
+
+
+def test_a_mixer_sees_every_patch_and_only_visible_ones_are_asked(made):
+    """Deferred masking (arXiv 2407.15811)."""
+    objective, params, batch = made('microdit')
+    keys = step.row_keys(0, 0, checks.ROWS)
+    loss, _ = objective.apply({'params': params}, batch, keys, train=False)
+    out = objective.apply({'params': params}, batch, keys, method='predict')
+    mask, n = out['mask'], out['noised'].shape[1]
+    assert out['answers']['edm'].shape[1] == mask.num_visible == n // 4
+    f, seen_by = np.asarray(out['answers']['edm'], np.float64), np.asarray(mask.visible)[..., None]
+    clean, noised = (
+        np.take_along_axis(np.asarray(x, np.float64), seen_by, 1) for x in (out['tokens'].raw, out['noised'])
+    )
+    sigma, d = np.asarray(noise.karras().level(out['t'])[1], np.float64)[:, None, None], 0.5
+    denoised = d**2 / (sigma**2 + d**2) * noised + sigma * d / np.sqrt(sigma**2 + d**2) * f
+    error = (sigma**2 + d**2) / (sigma * d) ** 2 * (denoised - clean) ** 2
+    np.testing.assert_allclose(loss, mean(error, np.ones(f.shape[:2], bool), batch['valid']), rtol=1e-5)
+
+    def reach(image):
+        return objective.apply({'params': params}, batch | dict(image=image), keys, mask=mask, method='predict')[
+            'answers'
+        ]['edm'].sum()
+
+    grad = jax.grad(reach)(batch['image'])
+    assert (jnp.abs(objective.tokenizer(dict(image=grad)).raw).max(-1) > 0).all()
+
+
+def test_a_term_that_is_not_answered_is_refused(made):
+    objective, params, batch = made('microdit')
+    wrong = objective.clone(terms=dict(denoised=objective.terms['denoised']._replace(on='all')))
+    with pytest.raises(ValueError, match=r'terms.denoised.on=all: this predictor answers visible tokens only'):
+        wrong.apply({'params': params}, batch, step.row_keys(0, 0, checks.ROWS), train=False)
