@@ -39,7 +39,13 @@ def row(path: Path) -> str:
     paper = re.sub(r'arXiv (\d{4}\.\d{4,5})', r'[arXiv \1](https://arxiv.org/abs/\1)', title)
     terms = [term(t, config) for t in config.get('terms', {}).values()]
     terms += [f'without noise: {term(t, config)}' for t in config.get('clean_terms', {}).values()]
-    parts = ' | '.join(call(config[slot]) if slot in config else '' for slot in ('mask', 'hide', 'encoder'))
+    if 'head' in config:
+        terms = [
+            f'{call(config.predictor)} → {call(config.head)} → {config.objective.answer} of each hidden token, `mse`'
+        ]
+    parts = [call(config[slot]) if slot in config else '' for slot in ('mask', 'hide', 'encoder')]
+    parts[-1] = f'{call(config.mixer)} before the mask, then {parts[-1]}' if 'mixer' in config else parts[-1]
+    parts = ' | '.join(parts)
     return f'| `{path.name}` | {paper} | {parts} | {"<br>".join(terms) or call(config.objective)} |'
 
 
