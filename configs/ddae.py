@@ -12,7 +12,7 @@ from configs.dit import get_config as dit
 def get_config(variant: str = 'b4'):
     c = dit(variant)
     c.condition.num_classes = 0
-    c.evals.sampling.sampler.guidance = 1.0
+    c.evals.sampling.sampler.guidance = c.evals.fidelity.sampler.guidance = 1.0
     c.evals.layer_noise_probe = dict(
         name='layer_noise_probe', times=(0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7), epochs=30, seed=0
     )

@@ -46,6 +46,9 @@ def get_config(variant: str = 'b4'):
     c.total_steps, c.schedule.warmup_steps = 1_000_000, 50_000
     sampler = dict(name='ddim', steps=125, grid='even', eta=1.0, guidance=1.5, interval=(0.0, 1.0), clip=True)
     c.evals.sampling = dict(name='sampling', rows=80, sampler=sampler)
+    c.evals.fidelity = dict(
+        name='fidelity', sampler=sampler, samples=1000, batch_size=100, steps=1000, judge=vit(class_token=False, **size)
+    )
     c.evals_often, c.evals_last = ('sampling', 'knn'), ('linear_probe',)
     if variant in SMALL:
         c.dtype = 'float32'
@@ -53,7 +56,8 @@ def get_config(variant: str = 'b4'):
         c.augment.update(crop='pad', pad=4)
         c.total_steps, c.schedule.warmup_steps = 20_000, 500
         c.log_every, c.eval_every, c.checkpoint_every = 100, 5000, 1000
-        c.evals.sampling.sampler.steps = 50
+        c.evals.sampling.sampler.steps = c.evals.fidelity.sampler.steps = 50
+        c.evals_last = ('linear_probe', 'fidelity')
     if variant == 'tiny':
         c.data.update(channels=1, mean=(0.5,), std=(0.5,))
         c.augment.update(pad=1, flip=False)
@@ -62,12 +66,12 @@ def get_config(variant: str = 'b4'):
         c.data.reader, c.data.channels = dict(name='LatentReader'), 4
         c.augment = dict(name='latents')
         c.noise.schedule = dict(name='linear')  # not cosine: nothing clips what alpha near 0 blows up
-        c.evals.sampling.sampler.clip = False
+        c.evals.sampling.sampler.clip = c.evals.fidelity.sampler.clip = False
     if variant in LATENTS and variant not in SMALL:
         c.smaller = 'configs/dit.py:cifar10_latents'
         c.data.batch_size, c.condition.num_classes = 256, 1000
         c.optimizer.update(b2=0.999, weight_decay=0.0, clip=0.0)
         c.schedule.update(lr=1e-4, end_lr=1e-4, warmup_steps=0, scale_lr_by=0)
         c.total_steps = 7_000_000 if variant == 'xl2' else 400_000
-        c.evals.sampling.sampler.steps = 250
+        c.evals.sampling.sampler.steps = c.evals.fidelity.sampler.steps = 250
     return c

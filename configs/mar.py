@@ -54,6 +54,9 @@ def get_config(variant: str = 'b'):
     c.log_every, c.eval_every, c.checkpoint_every = 100, 5000, 1000
     sampler.update(steps=16, guidance=1.5, clip=True, denoising=denoising | dict(steps=50))
     c.evals.sampling.sampler = sampler
+    judge = vit(class_token=False, **size)
+    c.evals.fidelity = dict(name='fidelity', sampler=sampler, samples=1000, batch_size=100, steps=1000, judge=judge)
+    c.evals_last = ('linear_probe', 'fidelity')
     if variant == 'tiny':
         c.data.update(channels=1)
         c.augment.update(pad=1, flip=False)

@@ -28,7 +28,8 @@ def get_config(variant: str = 'b4'):
         del c.terms['reconstructed']
         c.schedule.lr, c.total_steps = c.schedule.lr / 2, c.total_steps // 40
         c.schedule.warmup_steps = min(c.schedule.warmup_steps, c.total_steps // 10)
-    c.evals.sampling.sampler = dict(
-        name='ode', steps=40, grid='rooted', variable='ratio', guidance=1.5, interval=(0.0, 1.0), clip=False
-    )
+    for each in (c.evals.sampling, c.evals.fidelity):
+        each.sampler = dict(
+            name='ode', steps=40, grid='rooted', variable='ratio', guidance=1.5, interval=(0.0, 1.0), clip=False
+        )
     return c

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from mim_jax.errors import InputError
 from mim_jax.evals.fidelity import drawn, frechet, moments
+from mim_jax.evals.reconstruction import display
+from mim_jax.objectives.token_model import TokenModel
 
 
 def fid(
@@ -23,11 +26,11 @@ def fid(
     """`params -> {'eval/fid', 'fid_reference'}` (arXiv 1706.08500) of samples of every class in turn; the latter names all it depends on.
 
     Args:
-        sampler: see `make_sampler`.
+        sampler: see `make_sampler`, of images `make_image_sampler`.
         network: TorchScript file that gives features f32[B, D] of uint8[B, 3, H, W] when called with `return_features=True`, as
             'inception-2015-12-05.pt' of StyleGAN 3 does, which resizes by itself. It is run by torch, on the CPU.
         reference: .npz with the mean 'mu' f[D] and covariance 'sigma' f[D, D] of the features of the data. '' = those of the images
-            that the tokens of the validation records decode to, which hides what the tokens lose.
+            of the validation records, of tokens and latents as they decode, which hides what they lose.
         samples: of the model.
         batch_size: of samples.
         seed: of them.
@@ -35,23 +38,24 @@ def fid(
     Raises:
         InputError: no such file, not one of the kind said, no torch, or tokens that are not of images.
     """
-    if data.decode is None:
+    show = data.decode or (None if isinstance(objective, TokenModel) else display(data.mean, data.std))
+    if show is None:
         raise InputError('evals.fid needs tokens that decode to images')
-    draw, features, known = drawn(objective, sampler, samples, batch_size, seed), inception(network), None
+    field, draw = drawn(objective, data, sampler, samples, batch_size, seed)
+    features, known = inception(network), None
     if reference:
         known = statistics_of(reference)
 
     def of_data():
-        batches = [features(data.decode(batch['ids'][batch['valid']])) for batch in data.val(batch_size)]
-        return moments(
-            np.concatenate(batches)
-        ), f'{sum(map(len, batches))} validation records as their tokens show them'
+        views = (data.augment(jax.random.key(0), batch, train=False) for batch in data.val(batch_size))
+        batches = [features(show(np.asarray(view[field])[np.asarray(view['valid'])])) for view in views]
+        return moments(np.concatenate(batches)), f'{sum(map(len, batches))} validation records as the model sees them'
 
     def evaluate(params: dict) -> dict:
         nonlocal known
         known = known or of_data()
-        ids, _ = draw(params, next(iter(data.val(1)))['ids'].shape[1])
-        found = [features(data.decode(ids[i : i + batch_size])) for i in range(0, samples, batch_size)]
+        made, _ = draw(params, next(iter(data.val(1))))
+        found = [features(show(made[i : i + batch_size])) for i in range(0, samples, batch_size)]
         told = f'{samples} samples against {known[1]}, in the features of {network}\n'
         return {'eval/fid': frechet(moments(np.concatenate(found)), known[0]), 'fid_reference': told}
 

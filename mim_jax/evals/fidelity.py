@@ -12,6 +12,8 @@ from mim_jax.errors import InputError
 from mim_jax.evals.features import put
 from mim_jax.evals.finetune import learned
 from mim_jax.evals.generation import make_sampler
+from mim_jax.evals.sampling import make_image_sampler
+from mim_jax.objectives.token_model import TokenModel
 
 NEIGHBOURS = 3
 
@@ -25,21 +27,22 @@ def fidelity(
     batch_size: int = 100,
     steps: int = 1000,
     lr: float = 1e-3,
+    judge: Mapping = {},
     seed: int = 0,
 ) -> Callable:
     """`params -> {'eval/class_agreement', ...}` of samples of every class in turn, or of none where the model knows no classes.
 
-    Both are judged by one network: the Transformer of the objective as a classifier of tokens, trained from scratch for `steps` steps
-    on the training records. class_agreement is the share of samples it gives the class they were asked for, beside its own
+    Both are judged by one network: a Transformer as a classifier of tokens, trained from scratch for `steps` steps on the training records. class_agreement is the share of samples it gives the class they were asked for, beside its own
     classifier_top1 on the validation records; frechet the Fréchet distance of Gaussians (arXiv 1706.08500), precision and recall
     those of manifolds of 3 neighbours (1904.06991), all to as many validation records as there are samples or fewer; inception_score
     exp of the mutual information of sample and answer (1606.03498). None of these is an FID: 'reference' says what they are of.
 
     Args:
-        sampler: see `make_sampler`.
+        sampler: see `make_sampler`, of images `make_image_sampler`.
         samples: of the model.
         batch_size: of samples, and of the training of the classifier.
         steps, lr: of its training.
+        judge: its encoder as config.encoder would say it, which makes methods comparable; empty = that of the objective.
         seed: of both.
 
     Raises:
@@ -47,17 +50,18 @@ def fidelity(
     """
     if not data.num_classes:
         raise InputError('evals.fidelity needs labels, to train the classifier it judges samples by')
-    draw, judge = (
-        drawn(objective, sampler, samples, batch_size, seed),
-        classifier(objective, data, batch_size, steps, lr, seed),
+    field, draw = drawn(objective, data, sampler, samples, batch_size, seed)
+    encoder = (
+        build.part('models', judge, where='evals.fidelity.judge') if judge else objective.encoder.clone(parent=None)
     )
+    answer = classifier(objective, encoder, data, batch_size, steps, lr, seed)
 
     def evaluate(params: dict) -> dict:
         real = list(data.val(batch_size))
         valid, label = (np.concatenate([batch[name] for batch in real]) for name in ('valid', 'label'))
-        ids, asked = draw(params, real[0]['ids'].shape[1])
-        theirs, given = judge(real)
-        ours, features = judge(dict(ids=ids[i : i + batch_size]) for i in range(0, samples, batch_size))
+        drawn, asked = draw(params, real[0])
+        theirs, given = answer(real, drawn=False)
+        ours, features = answer(({field: drawn[i : i + batch_size]} for i in range(0, samples, batch_size)), drawn=True)
         reference = given[valid][:samples]
         told = f'Features f32[{features.shape[1]}] of a Transformer over tokens, trained {steps} steps on {data.num_train} training records; '
         told += f'{samples} samples against {len(reference)} of {valid.sum()} validation records.\n'
@@ -68,28 +72,38 @@ def fidelity(
     return evaluate
 
 
-def drawn(objective, sampler: Mapping, samples: int, batch_size: int, seed: int) -> Callable:
-    """`(params, n) -> ids i32[samples, n], the class each was asked for i32[samples]`, `batch_size` at once."""
-    sample = make_sampler(objective, sampler)
+def drawn(objective, data, sampler: Mapping, samples: int, batch_size: int, seed: int) -> tuple[str, Callable]:
+    """The array of a batch that is drawn, and `(params, a batch of data) -> f32 or i32[samples, ...], the class each was asked for
+    i32[samples]`, `batch_size` at once."""
+    if isinstance(objective, TokenModel):
+        field, sample = 'ids', make_sampler(objective, sampler)
 
-    def draw(params: dict, n: int) -> tuple[np.ndarray, np.ndarray]:
+        def one(params, key, label, like):
+            shape = (batch_size, like['ids'].shape[1])
+            batch = put(dict(ids=np.zeros(shape, np.int32), hidden=np.ones(shape, bool)), batch_size)
+            return sample(params, key, batch['ids'], batch['hidden'], label)
+    else:
+        field, sample = objective.field, make_image_sampler(objective, data, sampler)
+
+        def one(params, key, label, like):
+            return sample(params, key, (batch_size, *data.image_size, len(data.mean)), label)
+
+    def draw(params: dict, like: dict) -> tuple[np.ndarray, np.ndarray]:
         starts = range(0, samples, batch_size)
         asked = np.arange(len(starts) * batch_size, dtype=np.int32) % max(objective.num_classes, 1)
-        blank = dict(ids=np.zeros((batch_size, n), np.int32), hidden=np.ones((batch_size, n), bool))
-        ids = []
+        found = []
         for i in starts:
-            batch = put(blank | dict(label=asked[i : i + batch_size]), batch_size)
-            key = jax.random.fold_in(jax.random.key(seed), i)
-            out = sample(params, key, batch['ids'], batch['hidden'], batch['label'] if objective.num_classes else None)
-            ids.append(np.asarray(out)[:batch_size])
-        return np.concatenate(ids)[:samples], asked[:samples]
+            label = put(dict(label=asked[i : i + batch_size]), batch_size)['label'] if objective.num_classes else None
+            out = one(params, jax.random.fold_in(jax.random.key(seed), i), label, like)
+            found.append(np.asarray(out)[:batch_size])
+        return np.concatenate(found)[:samples], asked[:samples]
 
-    return draw
+    return field, draw
 
 
-def classifier(objective, data, batch_size: int, steps: int, lr: float, seed: int) -> Callable:
-    """`(batches) -> logits f64[R, C], features f64[R, D]` of a network that is trained when it is first asked."""
-    encoder = objective.encoder.clone(parent=None)
+def classifier(objective, encoder, data, batch_size: int, steps: int, lr: float, seed: int) -> Callable:
+    """`(batches, drawn) -> logits f64[R, C], features f64[R, D]` of a network that is trained when it is first asked; what is drawn is
+    looked at as it is, records as in evaluation."""
     task = build.classifier(
         objective.tokenizer, encoder, data.num_classes, 'mean', mixup=0.0, cutmix=0.0, smoothing=0.0
     )
@@ -97,13 +111,18 @@ def classifier(objective, data, batch_size: int, steps: int, lr: float, seed: in
     learn = partial(learned, task, data, None, tx_of=partial(optim.adamw, b2=0.98), schedule=schedule, depth=encoder.shape[1],
                     total=steps, batch_size=batch_size, seed=seed)  # fmt: skip
     params = lru_cache(maxsize=1)(learn)
-    answer = jax.jit(lambda params, batch: task.apply({'params': params}, batch, method='logits'))
 
-    def judge(batches: Iterable[dict]):
-        outs = [[np.asarray(x)[: len(b['ids'])] for x in answer(params(), put(b, batch_size))] for b in batches]
+    @partial(jax.jit, static_argnums=2)
+    def look(params, batch, drawn):
+        view = batch if drawn else data.augment(jax.random.key(0), batch, train=False)
+        return task.apply({'params': params}, view, method='logits')
+
+    def answer(batches: Iterable[dict], drawn: bool):
+        rows = [(batch, len(next(iter(batch.values())))) for batch in batches]
+        outs = [[np.asarray(x)[:n] for x in look(params(), put(b, batch_size), drawn)] for b, n in rows]
         return (np.concatenate(x).astype(np.float64) for x in zip(*outs, strict=True))
 
-    return judge
+    return answer
 
 
 def compared(logits: np.ndarray, features: np.ndarray, reference: np.ndarray) -> dict[str, float]:

@@ -126,7 +126,8 @@ def test_fid_is_the_distance_in_the_features_of_a_file(inception, tmp_path):
     data, sampler = Greys(text=False), dict(name='confidence', steps=2)
     measure = partial(fid, objective, data, sampler=sampler, network=inception, samples=12, batch_size=4)
     found = measure()(params)
-    ids, _ = drawn(objective, sampler, 12, 4, 0)(params, data.LENGTH)
+    _, draw = drawn(objective, data, sampler, 12, 4, 0)
+    ids, _ = draw(params, next(data.val(1)))
     real = next(data.val(10))['ids']
     assert found['eval/fid'] == pytest.approx(
         frechet(moments(12.0 * ids[:, :3]), moments(12.0 * real[:, :3])), rel=1e-6

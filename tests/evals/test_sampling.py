@@ -1,5 +1,7 @@
 """Sheets of images drawn by a model of noise, and the options of their samplers."""
 
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -7,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mim_jax import noise
+from configs import dit
+from mim_jax import build, noise
 from mim_jax.errors import InputError
-from mim_jax.evals import sampling
+from mim_jax.evals import fidelity, sampling
 from mim_jax.evals.sampling import make_image_sampler
 
 DATA = SimpleNamespace(mean=(0.5,), std=(0.25,), image_size=(6, 4), class_names=['a', 'b', 'c'], decode=None)
@@ -62,3 +65,44 @@ def test_a_sheet_has_a_column_for_each_class():
 def test_a_sampler_that_cannot_be_is_named(spec, why):
     with pytest.raises(InputError, match=why):
         make_image_sampler(Constant, DATA, spec)
+
+
+def test_images_are_judged_as_tokens_are(make_data, digit_arrays):
+    """Samples that are the data get their class, and a distance far below that of noise."""
+    pixels, labels = digit_arrays
+    data = make_data(np.round(pixels * 255).astype(np.uint8).reshape(-1, 8, 8, 1), labels, 1000)
+    data = replace(data, augment=partial(data.augment, pad=1))
+    config = dit.get_config('tiny')
+    objective = build.objective(config)
+    spec = dict(name='ddim', steps=1)
+    first = [jnp.asarray(data.augment(jax.random.key(0), b, train=False)['image']) for b in data.val(400)][0]
+    by_class = jnp.stack([first[np.flatnonzero(labels[1000:1400] == i)[:20]] for i in range(10)], 1).reshape(
+        -1, 8, 8, 1
+    )
+
+    class Copies:
+        """Images of the class asked for, or noise."""
+
+        num_classes, field, schedule = 10, 'image', objective.schedule
+        tokenizer, encoder = staticmethod(objective.tokenizer), objective.encoder
+
+        @staticmethod
+        def apply(variables, x, t, label, method):
+            clean = jnp.where(variables['params'], by_class[: len(x)], jax.random.normal(jax.random.key(3), x.shape))
+            alpha, sigma = (z.reshape(-1, 1, 1, 1) for z in objective.schedule.level(t))
+            return clean, (x - alpha * clean) / sigma
+
+    measure = fidelity(
+        Copies,
+        data,
+        sampler=spec,
+        samples=200,
+        batch_size=200,
+        steps=200,
+        lr=4e-3,
+        judge=dict(name='ViT', width=32, depth=2, heads=2, class_token=False),
+    )
+    real, noise = measure(jnp.array(True)), measure(jnp.array(False))
+    assert real['eval/class_agreement'] > 0.8 and real['eval/classifier_top1'] > 0.8
+    assert noise['eval/class_agreement'] < 0.3
+    assert 20 * real['eval/frechet'] < noise['eval/frechet'] and real['eval/precision'] > 0.8 > noise['eval/precision']
