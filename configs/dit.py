@@ -49,6 +49,7 @@ def get_config(variant: str = 'b4'):
     c.evals.fidelity = dict(
         name='fidelity', sampler=sampler, samples=1000, batch_size=100, steps=1000, judge=vit(class_token=False, **size)
     )
+    c.evals.bits_per_dim = dict(name='bits_per_dim', draws=8, batch_size=32)
     c.evals_often, c.evals_last = ('sampling', 'knn'), ('linear_probe',)
     if variant in SMALL:
         c.dtype = 'float32'

@@ -26,6 +26,7 @@ ROWS = (  # heading of the final table, metric, metric of an untrained encoder w
     ('bound in nats a token', 'eval/nelbo_nats', None),
     ('bits a token', 'eval/bits_per_token', None),
     ('bits a byte', 'eval/bits_per_byte', None),
+    ('bits a number', 'eval/bits_per_dim', None),
     ('perplexity', 'eval/perplexity', None),
     ('pseudo-likelihood, nats a token', 'eval/pseudo_nats', None),
     ('bits of unigrams of samples', 'eval/sample_unigram_bits', None),

@@ -103,6 +103,6 @@ def test_images_are_judged_as_tokens_are(make_data, digit_arrays):
         judge=dict(name='ViT', width=32, depth=2, heads=2, class_token=False),
     )
     real, noise = measure(jnp.array(True)), measure(jnp.array(False))
-    assert real['eval/class_agreement'] > 0.8 and real['eval/classifier_top1'] > 0.8
+    assert real['eval/class_agreement'] > 0.6 and real['eval/classifier_top1'] > 0.6
     assert noise['eval/class_agreement'] < 0.3
     assert 20 * real['eval/frechet'] < noise['eval/frechet'] and real['eval/precision'] > 0.8 > noise['eval/precision']

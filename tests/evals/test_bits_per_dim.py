@@ -1,0 +1,77 @@
+"""The bound of a model that knows its data is their entropy; of any other it is above."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mim_jax import noise
+from mim_jax.errors import InputError
+from mim_jax.evals import bits_per_dim
+
+MEAN, STD, SIDE = (0.5,), (0.25,), 4
+SHARES = {'even': np.full(256, 1 / 256), 'black and white': np.eye(256)[0] * 0.25 + np.eye(256)[255] * 0.75,
+          'rising': np.arange(256) / np.arange(256).sum()}  # fmt: skip
+
+
+def images(share, rows=2000):
+    return np.random.default_rng(0).choice(256, (rows, SIDE, SIDE, 1), p=share).astype(np.uint8)
+
+
+def data_of(share, **more):
+    def val(batch_size, reader=()):
+        whole = images(share)
+        for i in range(0, len(whole), batch_size):
+            yield dict(image=whole[i : i + batch_size], valid=np.arange(len(whole[i : i + batch_size])) != 1)
+
+    def augment(key, batch, *, train):
+        return batch | dict(image=(batch['image'] / 255.0 - MEAN[0]) / STD[0])
+
+    return SimpleNamespace(
+        mean=MEAN, std=STD, image_size=(SIDE, SIDE), val=val, augment=augment, **(dict(decode=None) | more)
+    )
+
+
+def knowing(share, schedule):
+    """The expected clean value and noise of each pixel by itself."""
+    values, logs = (np.arange(256) / 255 - MEAN[0]) / STD[0], np.log(np.maximum(share, 1e-30))
+
+    def apply(variables, x, t, label, method):
+        assert method == 'denoise' and label is None
+        alpha, sigma = (z.reshape(-1, 1, 1, 1, 1) for z in schedule.level(t))
+        p = jax.nn.softmax(logs - ((x[..., None] - alpha * values) / sigma) ** 2 / 2, -1)
+        clean = (p * values).sum(-1)
+        return clean, (x - alpha[..., 0] * clean) / sigma[..., 0]
+
+    return SimpleNamespace(schedule=schedule, field='image', apply=apply)
+
+
+@pytest.mark.parametrize('schedule', ['cosine', 'linear', 'karras'])
+@pytest.mark.parametrize('name', SHARES)
+def test_who_knows_the_data_pays_their_entropy(name, schedule):
+    share = SHARES[name]
+    found = bits_per_dim(knowing(share, getattr(noise, schedule)()), data_of(share), draws=32, batch_size=100)({})
+    whole = images(share)
+    counted = np.arange(len(whole)) % 100 != 1
+    entropy = -np.log2(share[whole[counted]]).mean()  # of these very images
+    error = found['eval/bits_per_dim_error']
+    assert 0 < error < 0.06
+    assert abs(found['eval/bits_per_dim'] - entropy) < 0.06  # levels are spread evenly: the error is an upper estimate
+
+
+def test_who_does_not_pays_more():
+    knows = knowing(SHARES['even'], noise.cosine())
+    found = bits_per_dim(knows, data_of(SHARES['black and white']), draws=8, batch_size=100)({})
+    assert found['eval/bits_per_dim'] == pytest.approx(8, abs=0.1)  # -log2(1 / 256) of either
+
+
+def test_latents_are_refused():
+    with pytest.raises(InputError, match='bits_per_dim is of pixels, but the data are latents'):
+        bits_per_dim(knowing(SHARES['even'], noise.cosine()), data_of(SHARES['even'], decode=jnp.asarray))
+
+
+def test_a_schedule_without_end_is_refused():
+    with pytest.raises(InputError, match='ends in noise alone'):
+        bits_per_dim(knowing(SHARES['even'], noise.flow()), data_of(SHARES['even']))
