@@ -282,7 +282,7 @@ def continuous(config, answer: str) -> dict:
     """What objectives of noised tokens have in common; `answer` is what samplers read."""
     tokenizer = part('tokenizers', config.tokenizer, where='tokenizer')
     schedule = part('noise', config.noise.schedule, where='noise.schedule', bind=False)
-    if answer == 'noise' and not schedule.level(1.0)[0]:
+    if answer == 'noise' and schedule.ends_in_noise:
         raise InputError(
             f"config.noise.schedule.name={config.noise.schedule.name} ends in noise alone, of which the answer 'noise' says "
             "nothing of the data: answer 'flow', 'velocity' or 'clean', or take another schedule"

@@ -24,10 +24,12 @@ class Schedule(NamedTuple):
     Attributes:
         level: `t f32[...] -> (alpha f32[...], sigma f32[...])`.
         time: `sigma / alpha f32[...] -> t f32[...]`, the inverse.
+        ends_in_noise: alpha is 0 at time 1.
     """
 
     level: Callable[[Array], tuple[Array, Array]]
     time: Callable[[Array], Array]
+    ends_in_noise: bool = False
 
 
 def cosine() -> Schedule:
@@ -52,7 +54,7 @@ def linear(low: float = 0.1, high: float = 20.0) -> Schedule:
 
 def flow() -> Schedule:
     """The straight line of flow matching (arXiv 2210.02747, 2209.03003): alpha = 1 - t, sigma = t."""
-    return Schedule(lambda t: (1 - t, t), lambda ratio: ratio / (1 + ratio))
+    return Schedule(lambda t: (1 - t, t), lambda ratio: ratio / (1 + ratio), ends_in_noise=True)
 
 
 def karras(low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Schedule:

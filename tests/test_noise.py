@@ -20,6 +20,7 @@ def test_a_schedule_goes_from_data_to_noise_and_back(name):
     schedule = getattr(noise, name)()
     alpha, sigma = schedule.level(T)
     assert (jnp.diff(sigma / alpha) > 0).all()
+    assert (schedule.level(jnp.ones(()))[0] == 0) == schedule.ends_in_noise
     np.testing.assert_allclose(schedule.time(sigma / alpha), T, atol=2e-5)
     if name in ('cosine', 'linear'):
         np.testing.assert_allclose(alpha**2 + sigma**2, 1, atol=1e-6)

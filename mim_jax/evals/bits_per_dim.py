@@ -36,7 +36,7 @@ def bits_per_dim(objective, data, *, draws: int = 8, batch_size: int = 32, seed:
         raise InputError(
             'evals.bits_per_dim is of pixels, but the data are latents: take it out of evals_often and evals_last'
         )
-    if not objective.schedule.level(1.0)[0]:
+    if objective.schedule.ends_in_noise:
         raise InputError('evals.bits_per_dim: config.noise.schedule ends in noise alone: take cosine, linear or karras')
     schedule, mean, std = objective.schedule, np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
     last = schedule.level(jnp.ones(()))

@@ -160,3 +160,10 @@ def test_a_term_that_is_not_answered_is_refused(made):
     wrong = objective.clone(terms=dict(denoised=objective.terms['denoised']._replace(on='all')))
     with pytest.raises(ValueError, match=r'terms.denoised.on=all: this predictor answers visible tokens only'):
         wrong.apply({'params': params}, batch, step.row_keys(0, 0, checks.ROWS), train=False)
+
+
+def test_noise_is_not_asked_where_nothing_else_is_left():
+    config = checks.tiny('dit')
+    config.noise.schedule = dict(name='flow')
+    with pytest.raises(build.InputError, match="schedule.name=flow ends in noise alone, of which the answer 'noise'"):
+        build.objective(config)
