@@ -27,7 +27,7 @@ VARIANT = flags.DEFINE_string('variant', 'cifar10', 'of the configs')
 SHAPE = flags.DEFINE_list('shape', ['128', '4', '4'], 'width, depth and heads of encoders')
 JUDGE = flags.DEFINE_integer('judge', 500, 'steps of the classifier')
 SAMPLES = flags.DEFINE_integer('samples', 1000, 'images drawn by each')
-METHODS = flags.DEFINE_list('methods', ['dit', 'umd', 'maskdit'], 'methods; the first is what others are compared with')
+METHODS = flags.DEFINE_list('methods', ['dit', 'umd', 'maskdit'], 'which of them')
 SEEDS = flags.DEFINE_list('seeds', ['0'], 'seeds')
 OUT = flags.DEFINE_string('out', 'benchmarks/results/masked_diffusion.md', 'table')
 RUNS = flags.DEFINE_string('runs', 'runs/masked_diffusion', 'where the runs live')
@@ -73,10 +73,10 @@ def cell(values: list[float]) -> str:
 
 def main(_):
     methods = [dict(dit=dit, umd=umd, maskdit=maskdit)[name] for name in METHODS.value]
-    spent = {method: flops(method) for method in methods}
+    budget = STEPS.value * flops(dit)
     lines = ['| | steps | CPU minutes | ' + ' | '.join(COLUMNS) + ' |', '|---' * (len(COLUMNS) + 3) + '|']
     for method in methods:
-        steps = round(STEPS.value * spent[methods[0]] / spent[method])
+        steps = round(budget / flops(method))
         found = [result(method, steps, seed) for seed in SEEDS.value]
         cells = [cell([r[name] for r in found]) for name in COLUMNS.values()]
         minutes = max(r['cpu_minutes'] for r in found)
