@@ -45,7 +45,7 @@ def get_config(variant: str = 'b4'):
     c.optimizer.clip, c.ema = 1.0, 0.9999
     c.total_steps, c.schedule.warmup_steps = 1_000_000, 50_000
     sampler = dict(name='ddim', steps=125, grid='even', eta=1.0, guidance=1.5, interval=(0.0, 1.0), clip=True)
-    c.evals.sampling = dict(name='sampling', rows=80, sampler=sampler)
+    c.evals.sampling = dict(name='sampling', rows=80, sampler=sampler, hole=0.5)
     c.evals.fidelity = dict(
         name='fidelity', sampler=sampler, samples=1000, batch_size=100, steps=1000, judge=vit(class_token=False, **size)
     )

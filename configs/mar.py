@@ -40,7 +40,7 @@ def get_config(variant: str = 'b'):
     c.schedule.end_lr = 1e-4
     denoising = dict(name='ddim', steps=100, grid='even', eta=1.0, temperature=1.0)
     sampler = dict(name='random_order', steps=64, guidance=3.0, clip=False, denoising=denoising)
-    c.evals.sampling = dict(name='sampling', rows=80, sampler=sampler)
+    c.evals.sampling = dict(name='sampling', rows=80, sampler=sampler, hole=0.5)
     c.evals_often, c.evals_last = ('sampling', 'knn'), ('linear_probe',)
     if patch == 1:
         c.data.reader = dict(name='LatentReader')

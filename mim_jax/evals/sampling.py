@@ -12,12 +12,15 @@ from jax.experimental import multihost_utils
 from mim_jax import build, masks, samplers
 from mim_jax.errors import InputError
 from mim_jax.evals.features import put
-from mim_jax.evals.pictures import sheet
+from mim_jax.evals.pictures import Column, figure, sheet
 from mim_jax.evals.reconstruction import display
 
 
 def make_image_sampler(objective, data, spec: Mapping) -> Callable:
-    """`(params, key, shape, label i32[B] | None) -> f32[B, H, W, C]` normalised as the data, jitted, by what a config says.
+    """`(params, key, shape, label i32[B] | None, given=None) -> f32[B, H, W, C]` normalised as the data, jitted, by what a config says.
+
+    given = (values f32[B, H, W, C], known bool[B, H, W, 1]) keeps what is known: with `Denoise` as `samplers.known` does, with
+    `MaskedAutoregression` whole patches.
 
     Args:
         objective: `Denoise` or `MaskedAutoregression`.
@@ -45,13 +48,14 @@ def _at_once(objective, data, spec: Mapping) -> Callable:
     clip = _clipped(objective.schedule, data) if options.pop('clip', False) else lambda network: network
     walk = _walk(objective.schedule, options)
 
-    def sample(params: dict, key: Array, shape: tuple[int, ...], label: Array | None) -> Array:
+    def sample(params: dict, key: Array, shape: tuple[int, ...], label: Array | None, given=None) -> Array:
         def told(label):
             return lambda x, t: objective.apply({'params': params}, x, t, label, method='denoise')
 
         network = told(label) if guidance == 1 else samplers.guided(told(label), told(None), guidance, interval)
         start, key = jax.random.split(key)
-        return walk(key, clip(network), jax.random.normal(start, shape))
+        pin = {} if given is None else dict(pin=samplers.known(*given))
+        return walk(key, clip(network), jax.random.normal(start, shape), **pin)
 
     return sample
 
@@ -63,9 +67,13 @@ def _in_random_order(objective, data, spec: Mapping) -> Callable:
     clip = _clipped(objective.schedule, data) if options.pop('clip', False) else lambda network: network
     order = build.part('samplers', options, where='evals, sampler')
 
-    def sample(params: dict, key: Array, shape: tuple[int, ...], label: Array | None) -> Array:
+    def sample(params: dict, key: Array, shape: tuple[int, ...], label: Array | None, given=None) -> Array:
         run, labels = partial(objective.apply, {'params': params}), (label,) if guidance == 1 else (label, None)
-        tokens = objective.tokenizer({objective.field: jnp.zeros(shape)})
+        values, known = (
+            (jnp.zeros(shape), jnp.zeros(shape)) if given is None else (given[0], given[1] + jnp.zeros(shape))
+        )
+        tokens, hidden = (objective.tokenizer({objective.field: x}) for x in (values, known))
+        hidden = ~(hidden.raw > 0).all(-1)
 
         def tell(raw, hidden):
             return [run(tokens.replace(raw=raw), masks.asking(hidden), label, method='tell')[0] for label in labels]
@@ -78,7 +86,7 @@ def _in_random_order(objective, data, spec: Mapping) -> Callable:
             noise = jax.random.normal(start, (len(flat[0]), tokens.raw.shape[-1]))
             return walk(key, clip(network), noise).reshape(*told[0].shape[:2], -1)
 
-        raw = order(key, tell, draw, tokens.raw, jnp.ones(tokens.raw.shape[:2], bool))
+        raw = order(key, tell, draw, tokens.raw, hidden)
         return objective.untokenize(raw, shape)
 
     return sample
@@ -114,23 +122,39 @@ def _clipped(schedule, data) -> Callable:
     return clip
 
 
-def sampling(objective, data, *, sampler: Mapping, rows: int = 80, seed: int = 0) -> Callable:
+def sampling(objective, data, *, sampler: Mapping, rows: int = 80, seed: int = 0, hole: float = 0.0) -> Callable:
     """`params -> {'sample': uint8[H, W, 3]}`: images drawn by the model, a column for each class where it knows classes; latents are decoded.
 
     Args:
         sampler: see `make_image_sampler`.
         rows: images.
         seed: of them.
+        hole: share of the height and width of eight validation images that is cut out of their middle and drawn again, told no class:
+            'inpainting' uint8[H, W, 3]. 0 = none.
     """
     sample, classes = make_image_sampler(objective, data, sampler), objective.num_classes
     show, names = data.decode or display(data.mean, data.std), data.class_names or [str(i) for i in range(classes)]
+
+    def local(x):
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
     def evaluate(params: dict) -> dict:
         shape = (rows, *data.image_size, len(data.mean))
         label = put(dict(label=np.arange(rows, dtype=np.int32) % classes), rows)['label'][:rows] if classes else None
         drawn = sample(params, jax.random.key(seed), shape, label)
-        return dict(
-            sample=sheet(show(np.asarray(multihost_utils.process_allgather(drawn, tiled=True))), names[:classes])
-        )
+        found = dict(sample=sheet(show(local(drawn)), names[:classes]))
+        return found | (dict(inpainting=inpainted(params)) if hole else {})
+
+    def inpainted(params: dict) -> np.ndarray:
+        view = data.augment(jax.random.key(0), put(next(iter(data.val(8))), 8), train=False)
+        image = view[objective.field]
+        inside = [abs(np.arange(n) + 0.5 - n / 2) < hole * n / 2 for n in data.image_size]
+        cut = np.broadcast_to(inside[0][:, None] & inside[1], image.shape[:3])
+        drawn = sample(params, jax.random.key(seed), image.shape, None, (image, ~cut[..., None]))
+        whole, drawn = (show(local(x)) for x in (image, drawn))
+        blank = np.zeros(whole.shape[:3], bool)
+        given = cut if data.decode is None else blank  # what latents hide is not a part of the picture
+        columns = ('input', '', whole, blank), ('known', '', whole, given), ('drawn', '', drawn, blank)
+        return figure([Column(*column) for column in columns])
 
     return evaluate

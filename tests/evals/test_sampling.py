@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import dit
+from configs import dit, mar
 from mim_jax import build, noise
 from mim_jax.errors import InputError
 from mim_jax.evals import fidelity, sampling
 from mim_jax.evals.sampling import make_image_sampler
+from tests import checks
 
 DATA = SimpleNamespace(mean=(0.5,), std=(0.25,), image_size=(6, 4), class_names=['a', 'b', 'c'], decode=None)
 
@@ -106,3 +107,24 @@ def test_images_are_judged_as_tokens_are(make_data, digit_arrays):
     assert real['eval/class_agreement'] > 0.6 and real['eval/classifier_top1'] > 0.6
     assert noise['eval/class_agreement'] < 0.3
     assert 20 * real['eval/frechet'] < noise['eval/frechet'] and real['eval/precision'] > 0.8 > noise['eval/precision']
+
+
+@pytest.mark.parametrize('name', ['dit', 'mar'])
+def test_what_is_known_stays(name, digits):
+    config = {'dit': dit, 'mar': mar}[name].get_config('tiny')
+    for part in [config[slot] for slot in ('encoder', 'predictor') if 'width' in config[slot]]:
+        part.update(width=16, depth=1, heads=2)
+    objective, spec = build.objective(config), config.evals.sampling.sampler.to_dict()
+    spec['steps'] = 3
+    for each in [spec, *([spec['denoising']] if 'denoising' in spec else [])]:
+        each['steps'] = 3
+    params = checks.any_params(objective, dict(image=jnp.zeros((4, 8, 8, 1))))
+    image = digits.augment(jax.random.key(0), next(digits.val(8)), train=False)['image']
+    known = np.ones((8, 8, 8, 1), bool)
+    known[:, 2:6, 2:6] = False
+    sample = make_image_sampler(objective, digits, spec)
+    drawn = sample(params, jax.random.key(0), image.shape, None, (image, known))
+    np.testing.assert_allclose(drawn[:, :2], image[:, :2], atol=1e-6)
+    assert jnp.abs(drawn - image)[:, 2:6, 2:6].mean() > 0.05
+    found = sampling(objective, digits, sampler=spec, rows=4, hole=0.5)(params)
+    assert found['inpainting'].dtype == np.uint8 and found['inpainting'].ndim == 3
