@@ -141,10 +141,8 @@ def table(workdir: Path) -> str:
         '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines
     ]
     rows.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
-    newest = {
-        name: f'{name}/*.*'
-        for name in ('reconstructions', 'samples', 'infillings', 'inpaintings', 'layer_noise_probes')
-    }
+    newest = dict(pictures='reconstructions/*.png', samples='samples/*.*', infillings='infillings/*.txt',
+                  inpaintings='inpaintings/*.png', probes='layer_noise_probes/*.png')  # fmt: skip
     files = {
         name: max(workdir.glob(kind), key=lambda path: int(path.stem), default=None) for name, kind in newest.items()
     }
