@@ -14,6 +14,7 @@ from mim_jax.errors import InputError
 from mim_jax.evals.features import put
 from mim_jax.evals.pictures import Column, figure, sheet
 from mim_jax.evals.reconstruction import display
+from mim_jax.objectives import MaskedAutoregression
 
 
 def make_image_sampler(objective, data, spec: Mapping) -> Callable:
@@ -33,12 +34,13 @@ def make_image_sampler(objective, data, spec: Mapping) -> Callable:
     Raises:
         InputError: unknown sampler, grid or option, or one that is not for this objective.
     """
-    if (spec['name'] == 'random_order') != hasattr(objective, 'head'):
-        raise InputError(f'sampler {spec["name"]!r} is not one for the objective {type(objective).__name__}: '
-                         "'random_order' is for MaskedAutoregression, 'ddim' and 'ode' are for Denoise")  # fmt: skip
-    return jax.jit(
-        (_in_random_order if hasattr(objective, 'head') else _at_once)(objective, data, spec), static_argnums=2
-    )
+    in_order = isinstance(objective, MaskedAutoregression)
+    if (spec['name'] == 'random_order') != in_order:
+        raise InputError(
+            f'sampler {spec["name"]!r} is not one for the objective {type(objective).__name__}: '
+            "'random_order' is for MaskedAutoregression, 'ddim' and 'ode' are for Denoise"
+        )
+    return jax.jit((_in_random_order if in_order else _at_once)(objective, data, spec), static_argnums=2)
 
 
 def _at_once(objective, data, spec: Mapping) -> Callable:

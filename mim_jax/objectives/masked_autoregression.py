@@ -94,15 +94,17 @@ class MaskedAutoregression(nn.Module):
         Returns:
             dict(clean, noise, noised, answer: f32[B, S, R], t f32[B, S]), S = draws * T.
         """
-        many = lambda x: jnp.tile(x, (1, self.draws, 1))  # noqa: E731
-        clean = many(take(out['tokens'].raw, out['mask'].target))
+        clean, told = (
+            jnp.tile(x, (1, self.draws, 1))
+            for x in (take(out['tokens'].raw, out['mask'].target), out['answers']['told'])
+        )
         rows, count, _ = clean.shape
         keys = fold(key, 3) if key.ndim else jax.random.split(jax.random.fold_in(key, 3), rows)
         t = jax.vmap(lambda key: self.times(key, count, self.schedule))(keys)
         noise = per_row(fold(key, 4), jax.random.normal, clean.shape)
         alpha, sigma = (z[..., None] for z in self.schedule.level(t))
         noised = alpha * clean + sigma * noise
-        flat = [x.reshape(rows * count, *x.shape[2:]) for x in (noised, t, many(out['answers']['told']))]
+        flat = [x.reshape(rows * count, *x.shape[2:]) for x in (noised, t, told)]
         return dict(clean=clean, noise=noise, noised=noised, t=t, answer=self.head(*flat).reshape(clean.shape))
 
     def __call__(self, batch: dict, key: Array, train: bool = True) -> tuple[Array, dict]:
