@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 
 from mim_jax.errors import InputError
 from mim_jax.evals.features import put
+from mim_jax.evals.sampling import image_shape
 
 LEVELS = 256
 SHARP = math.exp(-13.3 / 2)  # sigma / alpha where pixels are read off: 8 bits are certain there
@@ -89,7 +90,7 @@ def bits_per_dim(objective, data, *, draws: int = 8, batch_size: int = 32, seed:
             found = found[counts].astype(np.float64)
             total, rows = total + found.mean(1).sum(), rows + len(found)
             variance += found.var(1, ddof=1).sum() / draws
-        size = rows * math.prod(data.image_size) * len(mean) * math.log(2)
+        size = rows * math.prod(image_shape(objective, data, batch)) * math.log(2)
         return {'eval/bits_per_dim': total / size, 'eval/bits_per_dim_error': math.sqrt(variance) / size}
 
     return evaluate

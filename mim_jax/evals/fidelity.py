@@ -12,7 +12,7 @@ from mim_jax.errors import InputError
 from mim_jax.evals.features import put
 from mim_jax.evals.finetune import learned
 from mim_jax.evals.generation import make_sampler
-from mim_jax.evals.sampling import make_image_sampler
+from mim_jax.evals.sampling import image_shape, make_image_sampler
 from mim_jax.objectives.token_model import TokenModel
 
 NEIGHBOURS = 3
@@ -86,7 +86,7 @@ def drawn(objective, data, sampler: Mapping, samples: int, batch_size: int, seed
         field, sample = objective.field, make_image_sampler(objective, data, sampler)
 
         def one(params, key, label, like):
-            return sample(params, key, (batch_size, *data.image_size, len(data.mean)), label)
+            return sample(params, key, (batch_size, *image_shape(objective, data, like)), label)
 
     def draw(params: dict, like: dict) -> tuple[np.ndarray, np.ndarray]:
         starts = range(0, samples, batch_size)

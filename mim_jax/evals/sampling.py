@@ -43,6 +43,12 @@ def make_image_sampler(objective, data, spec: Mapping) -> Callable:
     return jax.jit((_in_random_order if in_order else _at_once)(objective, data, spec), static_argnums=2)
 
 
+def image_shape(objective, data, batch: dict) -> tuple[int, int, int]:
+    """(height, width, channels) of what the model gets for a batch of records."""
+    view = partial(data.augment, train=False)
+    return jax.eval_shape(view, jax.random.key(0), batch)[objective.field].shape[1:]
+
+
 def _at_once(objective, data, spec: Mapping) -> Callable:
     """Of `Denoise`: every value in every step."""
     options = dict(spec)
@@ -141,7 +147,7 @@ def sampling(objective, data, *, sampler: Mapping, rows: int = 80, seed: int = 0
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
     def evaluate(params: dict) -> dict:
-        shape = (rows, *data.image_size, len(data.mean))
+        shape = (rows, *image_shape(objective, data, next(iter(data.val(1)))))
         label = put(dict(label=np.arange(rows, dtype=np.int32) % classes), rows)['label'][:rows] if classes else None
         drawn = sample(params, jax.random.key(seed), shape, label)
         found = dict(sample=sheet(show(local(drawn)), names[:classes]))

@@ -11,13 +11,13 @@ from mim_jax import noise
 from mim_jax.errors import InputError
 from mim_jax.evals import bits_per_dim
 
-MEAN, STD, SIDE = (0.5,), (0.25,), 4
+MEAN, STD, SIDE = (0.5,), (0.25,), 4  # one for both channels
 SHARES = {'even': np.full(256, 1 / 256), 'black and white': np.eye(256)[0] * 0.25 + np.eye(256)[255] * 0.75,
           'rising': np.arange(256) / np.arange(256).sum()}  # fmt: skip
 
 
-def images(share, rows=2000):
-    return np.random.default_rng(0).choice(256, (rows, SIDE, SIDE, 1), p=share).astype(np.uint8)
+def images(share, rows=1000):
+    return np.random.default_rng(0).choice(256, (rows, SIDE, SIDE, 2), p=share).astype(np.uint8)
 
 
 def data_of(share, **more):

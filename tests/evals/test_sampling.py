@@ -16,13 +16,16 @@ from mim_jax.evals import fidelity, sampling
 from mim_jax.evals.sampling import make_image_sampler
 from tests import checks
 
-DATA = SimpleNamespace(mean=(0.5,), std=(0.25,), image_size=(6, 4), class_names=['a', 'b', 'c'], decode=None)
+DATA = SimpleNamespace(
+    mean=(0.5,), std=(0.25,), class_names=['a', 'b', 'c'], decode=None,
+    val=lambda rows: iter([dict(image=np.zeros((1, 6, 4, 3)))]), augment=lambda key, batch, train: batch,
+)  # fmt: skip
 
 
 class Constant:
     """A model whose every clean image is `params` + the label."""
 
-    num_classes, schedule = 3, noise.flow()
+    num_classes, schedule, field = 3, noise.flow(), 'image'
 
     @staticmethod
     def apply(variables, x, t, label, method):
