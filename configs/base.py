@@ -40,8 +40,8 @@ def base() -> ConfigDict:
     c.checkpoint_every = 1000
     c.keep_checkpoints = 3
     c.dtype = 'bfloat16'  # of the computation; softmax, norms, loss and optimiser state are float32
-    c.init = ''  # workdir of a run whose encoder this one starts from
-    c.init_part = 'encoder'  # or 'all' of the network, where both runs have the same
+    c.init = ''  # workdir of a run that this one starts from
+    c.init_part = 'encoder'  # what it takes from there, or 'all' of the network
     c.smaller = ''  # a config to name where this one would take days
     c.ema = 0.0  # decay of the moving average of the parameters; 0 = none
     c.micro_batch = 0  # rows a device computes at once; 0 = as many as fit

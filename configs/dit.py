@@ -61,7 +61,7 @@ def get_config(variant: str = 'b4'):
         c.evals_last = ('linear_probe', 'fidelity')
     if variant == 'tiny':
         c.data.update(channels=1, mean=(0.5,), std=(0.5,))
-        c.augment.update(pad=1, flip=False)
+        c.augment.update(crop=None, flip=False)
         c.total_steps, c.schedule.warmup_steps, c.log_every, c.eval_every = 2000, 100, 50, 1000
     if variant in LATENTS:  # their size, mean and std are those of the shards
         c.data.reader, c.data.channels = dict(name='LatentReader'), 4

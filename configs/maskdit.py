@@ -26,7 +26,8 @@ def get_config(variant: str = 'b4'):
     if unmasked:
         c.mask, c.init_part = dict(name='nothing'), 'all'
         del c.terms['reconstructed']
-        c.schedule.lr, c.total_steps = c.schedule.lr / 2, c.total_steps // 40
+        c.schedule.lr, c.schedule.end_lr = c.schedule.lr / 2, c.schedule.end_lr / 2
+        c.total_steps //= 40
         c.schedule.warmup_steps = min(c.schedule.warmup_steps, c.total_steps // 10)
     for each in (c.evals.sampling, c.evals.fidelity):
         each.sampler = dict(

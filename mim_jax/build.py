@@ -73,7 +73,9 @@ def check(config) -> None:
             )
     if min(config.data.std) <= 0:
         raise InputError(f'config.data.std={tuple(config.data.std)}: every number has to be above 0')
-    for key, given, known in (('dtype', config.dtype, DTYPES), ('data.dtype', config.data.dtype, image.DTYPES)):
+    values = (('dtype', config.dtype, DTYPES), ('data.dtype', config.data.dtype, image.DTYPES),
+              ('init_part', config.init_part, ('encoder', 'all')))  # fmt: skip
+    for key, given, known in values:
         if given not in known:
             raise InputError(f'config.{key}={given}: it has to be one of {", ".join(known)}')
 

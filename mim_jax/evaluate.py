@@ -70,6 +70,12 @@ class Evaluation:
         if left_out:
             progress.say(f'without {", ".join(sorted(left_out))}: {data.unlabelled}')
 
+        told, there = getattr(objective, 'num_classes', 0), data.labelled.num_classes
+        if told and there and told != there:
+            raise InputError(
+                f'config.condition.num_classes={told}, but {data.path} has {there} classes: they have to be as many'
+            )
+
         labelled = replace(data.labelled, say=progress.say)
 
         def built(names):

@@ -227,7 +227,8 @@ def start(run: Run, mode: str = 'train') -> tuple[step.TrainState, dict]:
     state = jax.jit(initial(run.config, run.objective, run.augment), out_shardings=placed)(empty)
     if run.config.init:
         state = warm_start.warm_start(state, run.config.init, run.config.init_part)
-        run.progress.say(f'the encoder is that of {run.config.init}')
+        part = 'network' if run.config.init_part == 'all' else 'encoder'
+        run.progress.say(f'the {part} is that of {run.config.init}')
     return state, dict(next_sample=0, skipped_steps=0, lr_scale=1.0, rollbacks=0)
 
 

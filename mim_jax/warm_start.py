@@ -29,10 +29,8 @@ def warm_start(state: TrainState, path: str, part: str = 'encoder') -> TrainStat
         part: 'encoder', or 'all' arrays of the network, which may have more of them there.
 
     Raises:
-        InputError: no checkpoint, no encoder in it, or one of another shape; another part.
+        InputError: no checkpoint, no encoder in it, or one of another shape.
     """
-    if part not in ('encoder', 'all'):
-        raise InputError(f"config.init_part={part}: it has to be 'encoder' or 'all'")
     with contextlib.closing(Checkpoints(Path(path).expanduser(), read_only=True)) as checkpoints:
         saved, _ = checkpoints.read()
     given = saved['ema'] or saved['params']

@@ -127,3 +127,11 @@ def test_the_table_compares_with_the_start(tmp_path):
 def test_what_was_not_measured_at_the_start_has_no_untrained_value(tmp_path):
     (tmp_path / 'metrics.jsonl').write_text('{"step": 8, "eval/knn_top1": 0.875}\n')
     assert table(tmp_path).splitlines()[2].split() == ['|', 'kNN', 'top-1', '|', '|', '0.8750', '|']
+
+
+def test_another_number_of_classes_is_named(evaluation, tmp_path):
+    data = SimpleNamespace(unlabelled='', path='DIR', labelled=LabelledData(*[None] * 3, 7, *[None] * 4))
+    config = ConfigDict(dict(evals={}, evals_often=(), evals_last=()))
+    with pytest.raises(InputError, match='condition.num_classes=10, but DIR has 7 classes'):
+        Evaluation(config, SimpleNamespace(num_classes=10), data, tmp_path, SimpleNamespace(say=print))
+    Evaluation(config, SimpleNamespace(num_classes=7), data, tmp_path, SimpleNamespace(say=print))

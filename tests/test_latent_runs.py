@@ -64,7 +64,7 @@ def test_no_schedule_of_latents_ends_where_a_wrong_answer_is_blown_up(name, vari
     """Nothing clips latents: the clean value is (x - sigma noise) / alpha."""
     made = importlib.import_module(f'configs.{name}').get_config(variant)
     alpha, _ = build.part('noise', made.noise.schedule, bind=False).level(np.ones(1))
-    assert not made.evals.sampling.sampler.clip and alpha[0] > 1e-3
+    assert not made.evals.sampling.sampler.clip and alpha[0] > 5e-3
 
 
 def test_a_share_of_the_latents_can_be_held_out(latents, tmp_path):

@@ -23,9 +23,11 @@ __all__ = [
 LABEL_FREE = (
     'autoencoded',
     'bits_per_dim',
+    'fid',
     'generation',
     'likelihood',
     'pseudo_likelihood',
     'psnr',
     'reconstruction',
+    'sampling',
 )  # all others need labels

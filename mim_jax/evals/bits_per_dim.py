@@ -33,6 +33,8 @@ def bits_per_dim(objective, data, *, draws: int = 8, batch_size: int = 32, seed:
     Raises:
         InputError: latents, which are no pixels, or a schedule that ends in noise alone, where the levels have no end.
     """
+    if draws < 2:
+        raise InputError(f'evals.bits_per_dim.draws={draws}: it has to be at least 2, to tell the error')
     if data.decode:
         raise InputError(
             'evals.bits_per_dim is of pixels, but the data are latents: take it out of evals_often and evals_last'

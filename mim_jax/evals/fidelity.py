@@ -5,6 +5,7 @@ from functools import lru_cache, partial
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from scipy import linalg, spatial, special, stats
 
 from mim_jax import build, optim
@@ -12,7 +13,7 @@ from mim_jax.errors import InputError
 from mim_jax.evals.features import put
 from mim_jax.evals.finetune import learned
 from mim_jax.evals.generation import make_sampler
-from mim_jax.evals.sampling import image_shape, make_image_sampler
+from mim_jax.evals.sampling import image_shape, labels, make_image_sampler
 from mim_jax.objectives.token_model import TokenModel
 
 NEIGHBOURS = 3
@@ -81,21 +82,24 @@ def drawn(objective, data, sampler: Mapping, samples: int, batch_size: int, seed
         def one(params, key, label, like):
             shape = (batch_size, like['ids'].shape[1])
             batch = put(dict(ids=np.zeros(shape, np.int32), hidden=np.ones(shape, bool)), batch_size)
-            return sample(params, key, batch['ids'], batch['hidden'], label)
+            told = None if label is None else put(dict(label=label), batch_size)['label']
+            return sample(params, key, batch['ids'], batch['hidden'], told)
     else:
         field, sample = objective.field, make_image_sampler(objective, data, sampler)
 
         def one(params, key, label, like):
-            return sample(params, key, (batch_size, *image_shape(objective, data, like)), label)
+            return sample(
+                params, key, (batch_size, *image_shape(objective, data, like)), None if label is None else labels(label)
+            )
 
     def draw(params: dict, like: dict) -> tuple[np.ndarray, np.ndarray]:
         starts = range(0, samples, batch_size)
         asked = np.arange(len(starts) * batch_size, dtype=np.int32) % max(objective.num_classes, 1)
         found = []
         for i in starts:
-            label = put(dict(label=asked[i : i + batch_size]), batch_size)['label'] if objective.num_classes else None
+            label = asked[i : i + batch_size] if objective.num_classes else None
             out = one(params, jax.random.fold_in(jax.random.key(seed), i), label, like)
-            found.append(np.asarray(out)[:batch_size])
+            found.append(np.asarray(multihost_utils.process_allgather(out, tiled=True))[:batch_size])
         return np.concatenate(found)[:samples], asked[:samples]
 
     return field, draw

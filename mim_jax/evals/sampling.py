@@ -43,6 +43,11 @@ def make_image_sampler(objective, data, spec: Mapping) -> Callable:
     return jax.jit((_in_random_order if in_order else _at_once)(objective, data, spec), static_argnums=2)
 
 
+def labels(asked: np.ndarray) -> np.ndarray | Array:
+    """Classes i32[B], the same on all hosts; of one host laid out over its devices."""
+    return asked if jax.process_count() > 1 else put(dict(label=asked), len(asked))['label'][: len(asked)]
+
+
 def image_shape(objective, data, batch: dict) -> tuple[int, int, int]:
     """(height, width, channels) of what the model gets for a batch of records."""
     view = partial(data.augment, train=False)
@@ -71,7 +76,7 @@ def _at_once(objective, data, spec: Mapping) -> Callable:
 def _in_random_order(objective, data, spec: Mapping) -> Callable:
     """Of `MaskedAutoregression`: some tokens in each step, each by all steps of denoising."""
     options = dict(spec)
-    guidance, walk = options.pop('guidance', 1.0), _walk(objective.schedule, options.pop('denoising'))
+    guidance, walk = options.pop('guidance', 1.0), _walk(objective.schedule, needed(options, 'denoising'))
     clip = _clipped(objective.schedule, data) if options.pop('clip', False) else lambda network: network
     order = build.part('samplers', options, where='evals, sampler')
 
@@ -103,11 +108,22 @@ def _in_random_order(objective, data, spec: Mapping) -> Callable:
 def _walk(schedule, spec: Mapping) -> Callable:
     """`(key, denoise_fn, x) -> x` of a sampler's name, its options, `steps` and `grid`."""
     options = dict(spec)
-    steps, grid = options.pop('steps'), options.pop('grid', 'even')
+    steps, grid = needed(options, 'steps'), options.pop('grid', 'even')
     times = build.part(
         'noise', dict(name=grid), where='evals, sampler, grid', bind=False, schedule=schedule, steps=steps
     )
     return build.part('samplers', options, where='evals, sampler', schedule=schedule, times=times)
+
+
+def needed(options: dict, name: str):
+    """Takes an option that has no default.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if name not in options:
+        raise InputError(f'evals, sampler: {options["name"]!r} needs {name}=...')
+    return options.pop(name)
 
 
 def _clipped(schedule, data) -> Callable:
@@ -147,19 +163,21 @@ def sampling(objective, data, *, sampler: Mapping, rows: int = 80, seed: int = 0
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
     def evaluate(params: dict) -> dict:
-        shape = (rows, *image_shape(objective, data, next(iter(data.val(1)))))
-        label = put(dict(label=np.arange(rows, dtype=np.int32) % classes), rows)['label'][:rows] if classes else None
+        shape = (rows, *image_shape(objective, data, next(iter(data.val(jax.process_count())))))
+        label = labels(np.arange(rows, dtype=np.int32) % classes) if classes else None
         drawn = sample(params, jax.random.key(seed), shape, label)
-        found = dict(sample=sheet(show(local(drawn)), names[:classes]))
+        found = dict(sample=sheet(show(local(drawn)), names[:classes] if classes <= rows else ()))
         return found | (dict(inpainting=inpainted(params)) if hole else {})
 
     def inpainted(params: dict) -> np.ndarray:
-        view = data.augment(jax.random.key(0), put(next(iter(data.val(8))), 8), train=False)
-        image = view[objective.field]
-        inside = [abs(np.arange(n) + 0.5 - n / 2) < hole * n / 2 for n in data.image_size]
+        hosts = jax.process_count()
+        each = -(-8 // hosts)  # of a host
+        view = data.augment(jax.random.key(0), put(next(iter(data.val(each * hosts))), each), train=False)
+        image, real = view[objective.field], local(view['valid'])
+        inside = [abs(np.arange(n) + 0.5 - n / 2) < hole * n / 2 for n in image.shape[1:3]]
         cut = np.broadcast_to(inside[0][:, None] & inside[1], image.shape[:3])
         drawn = sample(params, jax.random.key(seed), image.shape, None, (image, ~cut[..., None]))
-        whole, drawn = (show(local(x)) for x in (image, drawn))
+        whole, drawn, cut = (x[real] for x in (show(local(image)), show(local(drawn)), cut))
         blank = np.zeros(whole.shape[:3], bool)
         given = cut if data.decode is None else blank  # what latents hide is not a part of the picture
         columns = ('input', '', whole, blank), ('known', '', whole, given), ('drawn', '', drawn, blank)

@@ -87,7 +87,7 @@ class Denoise(nn.Module):
         valid, real = (None if tokens.valid is None else take(tokens.valid, index) for index in (seen, asked))
         condition, raw = self.condition(len(t), t, label), tokens.raw * scale
         if self.mixer is not None:
-            raw = self.mixer(raw, tokens.pos, tokens.valid, None, condition, train=train)
+            raw = self.mixer(raw, tokens.pos, tokens.valid, None, condition, train=train)[:, self.mixer.num_prefix :]
         raw, pos = take(raw, seen), take(tokens.pos, seen)
         z = self.encoder(raw, pos, valid, None, condition, train=train)
         width = tokens.raw.shape[-1] * len(self.answers)
@@ -208,8 +208,16 @@ class Denoise(nn.Module):
 
 
 def order(tokens, mask: Mask | None) -> tuple[Array, Array]:
-    """Positions i32[B, K] of visible and i32[B, T] of hidden tokens; without a mask all are visible."""
+    """Positions i32[B, K] of visible and i32[B, T] of hidden tokens; without a mask all are visible.
+
+    Raises:
+        ValueError: rows of the mask differ.
+    """
     if mask is None:
         every = jnp.broadcast_to(jnp.arange(tokens.raw.shape[1], dtype=jnp.int32), tokens.raw.shape[:2])
         return every, every[:, :0]
+    if mask.num_visible is None:
+        raise ValueError(
+            'rows of this mask differ in their number of visible tokens: take one that hides as many in each'
+        )
     return mask.visible, positions(mask.hidden, mask.hidden.shape[1] - mask.num_visible)

@@ -60,13 +60,13 @@ class MaskedAutoregression(nn.Module):
         return self.encoder(tokens.raw, tokens.pos, tokens.valid, None, self._told(tokens, None), train=train)
 
     def tell(self, tokens, mask: Mask, label: Array | None, key: Array | None = None, train: bool = False):
-        """What the head is told of every asked token, f32[B, T, head.width], and the features of visible ones [B, E + K, D]."""
+        """What the head is told of every asked token f32[B, T, head.width], the features of visible ones [B, E + K, D], and which are real bool[B, K]."""
         raw, pos, valid, hidden = self.hide(tokens, mask, key)
         z = self.encoder(raw, pos, valid, hidden, self._told(tokens, label), train=train)
         asked = mask.hidden if tokens.valid is None else mask.hidden & tokens.valid
         told = self.predictor(z, pos, take(tokens.pos, mask.target), self.head.width, valid_seen=valid,
                               valid_asked=take(asked, mask.target))  # fmt: skip
-        return told, z
+        return told, z, jnp.ones(pos.shape[:2], bool) if valid is None else valid
 
     def _told(self, tokens, label: Array | None) -> Array | None:
         return None if self.condition is None else self.condition(len(tokens.raw), label=label)
@@ -80,13 +80,13 @@ class MaskedAutoregression(nn.Module):
         """Everything a loss needs.
 
         Returns:
-            dict(tokens, mask, z, answers {'told': f32[B, T, head.width]}).
+            dict(tokens, mask, z, seen bool[B, K], answers {'told': f32[B, T, head.width]}).
         """
         tokens = self.tokenizer(batch)
         mask = self.mask(fold(key, 0), tokens.grid) if mask is None else mask
         label = label_of(batch, len(tokens.raw), key, self.label_dropout if train else 0.0)
-        told, z = self.tell(tokens, mask, label, fold(key, 1), train)
-        return dict(tokens=tokens, mask=mask, z=z, answers=dict(told=told))
+        told, z, seen = self.tell(tokens, mask, label, fold(key, 1), train)
+        return dict(tokens=tokens, mask=mask, z=z, seen=seen, answers=dict(told=told))
 
     def noised(self, out: dict, key: Array) -> dict:
         """Tokens noised and what the head says of them, `draws` times the T asked ones of each row.
@@ -118,6 +118,5 @@ class MaskedAutoregression(nn.Module):
         mean = jnp.einsum('bnr,bn->r', goal, share, precision='highest') / jnp.maximum(share.sum(), 1e-6)
         loss, baseline = ((jnp.square(guess - goal).mean(-1) * share).sum() for guess in (made['answer'], mean))
         pooled = out['z'][:, self.encoder.num_prefix :].astype(jnp.float32)
-        visible = mask.filled if mask.filled is not None else jnp.ones(pooled.shape[:2], bool)
-        pooled = jnp.einsum('bkd,bk->bd', pooled, visible / jnp.maximum(visible.sum(1, keepdims=True), 1))
+        pooled = jnp.einsum('bkd,bk->bd', pooled, out['seen'] / jnp.maximum(out['seen'].sum(1, keepdims=True), 1))
         return loss, jax.lax.stop_gradient(dict(baseline=baseline, features=pooled))

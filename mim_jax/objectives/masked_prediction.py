@@ -36,7 +36,8 @@ def asked(mask: Mask, on: str) -> tuple[Array, Array]:
     if on == 'hidden':
         return mask.target, mask.weight
     if on == 'visible':
-        return mask.visible, jnp.ones(mask.visible.shape, jnp.float32)
+        filled = jnp.ones(mask.visible.shape, bool) if mask.filled is None else mask.filled
+        return mask.visible, filled.astype(jnp.float32)
     if on == 'all':
         every = jnp.broadcast_to(jnp.arange(mask.hidden.shape[1], dtype=jnp.int32), mask.hidden.shape)
         return every, jnp.ones(every.shape, jnp.float32)

@@ -14,7 +14,7 @@ def random_order(key: Array, tell_fn: Callable, draw_fn: Callable, x: Array, hid
 
     Args:
         tell_fn: `(x, hidden) -> arrays [B, N, ...]`, what is known of each token; hidden ones of x count for nothing.
-        draw_fn: `(key, arrays [B, M, ...], share f32[]) -> f32[B, M, R]`, M tokens of each row; the share is that of known tokens after the step.
+        draw_fn: `(key, arrays [B, M, ...], share f32[]) -> f32[B, M, R]`, M tokens of each row; the share is that of the hidden ones that are known after the step.
         steps: calls of both.
     """
     n = x.shape[1]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mim_jax import build, noise, step
+from mim_jax import build, masks, noise, step
 from tests import checks
 
 
@@ -167,3 +167,10 @@ def test_noise_is_not_asked_where_nothing_else_is_left():
     config.noise.schedule = dict(name='flow')
     with pytest.raises(build.InputError, match="schedule.name=flow ends in noise alone, of which the answer 'noise'"):
         build.objective(config)
+
+
+def test_rows_have_to_hide_as_many(made):
+    objective, params, batch = made('maskdit')
+    mask = masks.varying(jax.random.key(0), (checks.ROWS, 4, 4))
+    with pytest.raises(ValueError, match='take one that hides as many in each'):
+        objective.apply({'params': params}, batch, step.row_keys(0, 0, checks.ROWS), mask=mask, method='predict')

@@ -9,6 +9,7 @@ from mim_jax import hiding, losses, masks, targets
 from mim_jax.masks.mask import Mask
 from mim_jax.models import SelfAttention, ViT
 from mim_jax.objectives import MaskedPrediction, Term
+from mim_jax.objectives.masked_prediction import asked
 from mim_jax.tokenizers import patches
 
 PATCH = (2, 2)
@@ -97,3 +98,11 @@ def test_rows_of_no_sample_do_not_count(images):
     both = objective.apply(params, images | {'valid': jnp.array([True, False])}, keys)[0]
     one = objective.apply(params, jax.tree.map(lambda x: x[:1], images), keys[:1])[0]
     np.testing.assert_allclose(both, one, rtol=1e-6)
+
+
+def test_what_fills_up_a_row_is_not_asked_for_as_visible():
+    mask = masks.varying(jax.random.key(0), (4, 4, 4), low=0.5)
+    index, weight = asked(mask, 'visible')
+    for row in range(4):
+        np.testing.assert_array_equal(index[row][weight[row] > 0], np.flatnonzero(~mask.hidden[row]))
+    assert weight.sum() == (~mask.hidden).sum() < weight.size
