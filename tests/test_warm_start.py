@@ -81,5 +81,5 @@ def test_a_whole_network_goes_on_without_masks(tmp_path, monkeypatch):
     assert len(kept) > 20 and "['predictor']['mask_token']" not in kept
     for path in kept:  # a learning rate of 0 leaves what it was given
         np.testing.assert_array_equal(after["['params']" + path], before["['ema']" + path], err_msg=path)
-    with pytest.raises(InputError, match=r"init_part=half: it has to be one of encoder, all"):
+    with pytest.raises(InputError, match=r'init_part=half: it has to be one of encoder, all'):
         go('tiny_unmasked', 'half', init=str(tmp_path / 'masked'), init_part='half')
