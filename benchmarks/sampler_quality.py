@@ -7,7 +7,6 @@ perplexity), bits of their unigrams, and how far their bigrams are from the data
 and gives itself away by few bits.
 """
 
-import contextlib
 import math
 import sys
 from pathlib import Path
@@ -19,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from mim_jax import build, inputs
+from mim_jax import build, inputs, warm_start
 from mim_jax.autoencoder import saved_config
-from mim_jax.checkpoint import Checkpoints
 from mim_jax.evals.generation import make_sampler, statistics
 
 RUN = flags.DEFINE_string('run', None, 'workdir of a masked model', required=True)
@@ -42,9 +40,7 @@ SAMPLERS = {
 def opened(workdir: str):
     """(config, objective, parameters) of a run, the average where it keeps one."""
     config = saved_config(Path(workdir))
-    with contextlib.closing(Checkpoints(Path(workdir), read_only=True)) as checkpoints:
-        saved, _ = checkpoints.read()
-    return config, build.objective(config), jax.device_put(saved['ema'] or saved['params'])
+    return config, build.objective(config), jax.device_put(warm_start.parameters(workdir))
 
 
 def main(_):

@@ -1,6 +1,5 @@
 """A trained autoencoder of images as a codec: pixels to codes or latents, and those to pixels."""
 
-import contextlib
 import json
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from mim_jax import build, compile, warm_start
-from mim_jax.checkpoint import Checkpoints
 from mim_jax.data import Source, one_pass
 from mim_jax.data.sources import Record
 from mim_jax.errors import InputError
@@ -42,10 +40,8 @@ class Autoencoder:
         if (name := self.config.objective.name) != 'Autoencoding':
             raise InputError(f'{workdir} is a run of the objective {name}, but codes need one of Autoencoding')
         warm_start.check(str(workdir))
-        with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-            saved, _ = checkpoints.read()
         objective, augment = build.objective(self.config), build.augment(self.config)
-        run = partial(objective.apply, {'params': jax.device_put(saved['ema'] or saved['params'])})
+        run = partial(objective.apply, {'params': jax.device_put(warm_start.parameters(workdir))})
 
         @partial(jax.jit, static_argnames='flip')
         def encode(batch: dict, flip: bool = False) -> Array:

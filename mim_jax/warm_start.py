@@ -31,13 +31,18 @@ def warm_start(state: TrainState, path: str, part: str = 'encoder') -> TrainStat
     Raises:
         InputError: no checkpoint, no encoder in it, or one of another shape.
     """
-    with contextlib.closing(Checkpoints(Path(path).expanduser(), read_only=True)) as checkpoints:
-        saved, _ = checkpoints.read()
-    given = saved['ema'] or saved['params']
+    given = parameters(path)
     if part == 'encoder' and (given := encoder_of(given)) is None:
         raise InputError(f'config.init={path}: its checkpoint has no encoder')
     params = replaced(state.params, given, path, part)
     return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
+
+
+def parameters(path: str | Path) -> dict:
+    """Those of the newest checkpoint in workdir `path`, its average of them where it keeps one."""
+    with contextlib.closing(Checkpoints(Path(path).expanduser(), read_only=True)) as checkpoints:
+        saved, _ = checkpoints.read()
+    return saved['ema'] or saved['params']
 
 
 def encoder_of(tree: dict) -> dict | None:

@@ -62,27 +62,7 @@ def bits_per_dim(objective, data, *, draws: int = 8, batch_size: int = 32, seed:
         alpha, sigma = level(t, x)
         noise = objective.apply({'params': params}, alpha * x + sigma * added, t, None, method='denoise')[1]
         lost = (high - low) * jnp.square(noise - added).sum(tuple(range(1, x.ndim)))
-        return (lost + end(x) + jnp.repeat(read(code, k3), draws)).reshape(-1, draws), batch['valid']
-
-    def end(x):
-        """The divergence of what is left at time 1 from noise of the same variance."""
-        alpha, sigma = last
-        total = alpha**2 + sigma**2
-        each = (sigma**2 + jnp.square(alpha * x)) / total - 1 + jnp.log(total / sigma**2)
-        return each.sum(tuple(range(1, x.ndim))) / 2
-
-    def read(code, key):
-        """Nats of the right level among all where sigma / alpha is SHARP; row by row, since every number has 256 of them."""
-        values = (jnp.arange(LEVELS)[:, None] / (LEVELS - 1) - mean) / std  # f32[256, C]
-
-        def row(each):
-            code, key = each
-            clean = (code / (LEVELS - 1) - mean) / std
-            away = (clean[..., None, :] - values) / SHARP + jax.random.normal(key, code.shape)[..., None, :]
-            logp = jax.nn.log_softmax(-jnp.square(away) / 2, -2)  # f32[H, W, 256, C]
-            return -jnp.take_along_axis(logp, code.astype(jnp.int32)[..., None, :], -2).sum()
-
-        return jax.lax.map(row, (code, jax.random.split(key, len(code))))
+        return (lost + end(x, *last) + jnp.repeat(read(code, mean, std, k3), draws)).reshape(-1, draws), batch['valid']
 
     def evaluate(params: dict) -> dict[str, float]:
         total = variance = rows = 0.0
@@ -96,3 +76,24 @@ def bits_per_dim(objective, data, *, draws: int = 8, batch_size: int = 32, seed:
         return {'eval/bits_per_dim': total / size, 'eval/bits_per_dim_error': math.sqrt(variance) / size}
 
     return evaluate
+
+
+def end(x, alpha, sigma):
+    """Nats f32[B] by which the last level of x differs from noise of the same variance."""
+    total = alpha**2 + sigma**2
+    each = (sigma**2 + jnp.square(alpha * x)) / total - 1 + jnp.log(total / sigma**2)
+    return each.sum(tuple(range(1, x.ndim))) / 2
+
+
+def read(code, mean, std, key):
+    """Nats f32[B] of the right levels f32[B, H, W, C] among all where sigma / alpha is SHARP; row by row, for every number has 256 of them."""
+    values = (jnp.arange(LEVELS)[:, None] / (LEVELS - 1) - mean) / std  # f32[256, C]
+
+    def row(each):
+        code, key = each
+        clean = (code / (LEVELS - 1) - mean) / std
+        away = (clean[..., None, :] - values) / SHARP + jax.random.normal(key, code.shape)[..., None, :]
+        logp = jax.nn.log_softmax(-jnp.square(away) / 2, -2)  # f32[H, W, 256, C]
+        return -jnp.take_along_axis(logp, code.astype(jnp.int32)[..., None, :], -2).sum()
+
+    return jax.lax.map(row, (code, jax.random.split(key, len(code))))

@@ -51,16 +51,7 @@ def layer_noise_probe(
     grid = list(itertools.product(lrs, weight_decays))
     how = dict(grid=grid, holdout=holdout, num_classes=data.num_classes, epochs=epochs, batch_size=1024, seed=seed)
 
-    @jax.jit
-    def blocks(params, batch, t, key):
-        """f32[B, L, D], label i32[B], whether it counts bool[B]."""
-        view = data.augment(jax.random.key(0), batch, train=False)
-        run = partial(objective.apply, {'params': params}, view, t=t, key=key, method='encode', mutable='intermediates')
-        _, seen = run(capture_intermediates=lambda module, name: isinstance(module, Block) and name == '__call__')
-        outs = seen['intermediates']['encoder']['blocks']
-        tokens = jnp.stack([outs[f'block_{i}']['__call__'][0] for i in range(objective.encoder.shape[1])], 1)
-        pooled = tokens[:, :, objective.encoder.num_prefix :].astype(jnp.float32).mean(2)
-        return pooled, batch['label'], batch['valid'] & (batch['label'] >= 0)
+    blocks = jax.jit(partial(pooled_blocks, objective, data))
 
     def split(params, batches, t, name) -> Split:
         keys = map(partial(jax.random.fold_in, jax.random.key(seed)), itertools.count())
@@ -83,15 +74,30 @@ def layer_noise_probe(
     def evaluate(params: dict) -> dict:
         chosen, top1 = np.moveaxis([at(params, t) for t in times], -1, 0).swapaxes(1, 2)  # f[L, T] each
         layer, time = np.unravel_index(chosen.argmax(), chosen.shape)
-        title = f'linear top-1 on validation; rows: block, columns: time of the noise; best {top1[layer, time]:.1%}'
-        names = [str(i + 1) for i in range(len(top1))], [f'{t:g}' for t in times]
-        darkness = (top1 - top1.min()) / max(np.ptp(top1), 1e-6)
-        text = np.array([[f'{100 * x:.1f}' for x in line] for line in top1])
         return {
             'eval/layer_noise_top1': float(top1[layer, time]),
             'eval/layer_noise_layer': float(layer + 1),
             'eval/layer_noise_time': float(times[time]),
-            'layer_noise_probe': heatmap(darkness, text, *names, title),
+            'layer_noise_probe': picture(top1, times, top1[layer, time]),
         }
 
     return evaluate
+
+
+def pooled_blocks(objective, data, params, batch, t, key):
+    """The mean token f32[B, L, D] after each block at time t, label i32[B], and whether a row counts bool[B]."""
+    view = data.augment(jax.random.key(0), batch, train=False)
+    run = partial(objective.apply, {'params': params}, view, t=t, key=key, method='encode', mutable='intermediates')
+    _, seen = run(capture_intermediates=lambda module, name: isinstance(module, Block) and name == '__call__')
+    outs = seen['intermediates']['encoder']['blocks']
+    tokens = jnp.stack([outs[f'block_{i}']['__call__'][0] for i in range(objective.encoder.shape[1])], 1)
+    pooled = tokens[:, :, objective.encoder.num_prefix :].astype(jnp.float32).mean(2)
+    return pooled, batch['label'], batch['valid'] & (batch['label'] >= 0)
+
+
+def picture(top1: np.ndarray, times: Sequence[float], best: float) -> np.ndarray:
+    """uint8[H, W, 3] of accuracies f[L, T]."""
+    title = f'linear top-1 on validation; rows: block, columns: time of the noise; best {best:.1%}'
+    rows, columns = [str(i + 1) for i in range(len(top1))], [f'{t:g}' for t in times]
+    text = np.array([[f'{100 * x:.1f}' for x in line] for line in top1])
+    return heatmap((top1 - top1.min()) / max(np.ptp(top1), 1e-6), text, rows, columns, title)
