@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from mim_jax import hosts
 from mim_jax.errors import InputError, RunError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train: configs/NAME.py[:variant].', lock_config=True)
@@ -21,6 +22,7 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; the same c
 _MODE = flags.DEFINE_enum(
     'mode', 'train', ['train', 'eval'], 'Train, or evaluate the newest checkpoint of workdir again.'
 )
+_JOIN_TIMEOUT = flags.DEFINE_float('join_timeout', 300.0, 'Seconds to wait at the start for the other hosts of a run.')
 _TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where an error comes from, not only what it says.')
 
 KINDS = {  # of values, as the command line takes them
@@ -102,20 +104,28 @@ def main(argv: list[str]) -> int:
     try:
         parse(argv)
         config, origin = load()
+        hosts.start(config, _WORKDIR.value, _MODE.value, _JOIN_TIMEOUT.value)
         from mim_jax import train  # JAX is slow to import: a misspelt key fails before it
 
-        return train.run(config, _WORKDIR.value, _MODE.value, origin)
+        return hosts.finish(train.run(config, _WORKDIR.value, _MODE.value, origin))
     except (InputError, RunError) as error:
         return failed(error, 2 if isinstance(error, InputError) else 1)
     except OSError as error:  # a full disk, a directory without permission, wherever it shows
         return failed(error, 1)
+    except (Exception, KeyboardInterrupt) as error:
+        if not hosts.several():
+            raise
+        return failed(error, 1, traced=True)
 
 
-def failed(error: Exception, status: int) -> int:
-    """Says why in one sentence, and gives the exit status."""
-    if flags.FLAGS.is_parsed() and _TRACEBACK.value:
+def failed(error: BaseException, status: int, traced: bool = False) -> int:
+    """Says why in one sentence, and gives the exit status; of several hosts, the others hear it and end too."""
+    hosts.wait_for_the_lost(error)
+    if traced or flags.FLAGS.is_parsed() and _TRACEBACK.value:
         traceback.print_exception(error)
     text = f'{error.filename or ""}: {error.strerror}'.removeprefix(': ') if getattr(error, 'strerror', None) else error
+    text = f'{type(error).__name__}: {text}'.removesuffix(': ') if traced else text
+    hosts.leave(str(text), status)
     print(f'mim_jax: {text}', file=sys.stderr)
     return status
 

@@ -1,0 +1,207 @@
+"""Several hosts as one run: whether there are several, how they meet, and what happens when one of them is lost.
+
+`start` comes before any other use of JAX. From then on a thread looks after the others: when one is lost or has stopped, this
+process ends too, within a minute, with one sentence that names it.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import NoReturn
+
+from mim_jax import roll_call
+from mim_jax.errors import InputError, RunError
+from mim_jax.launched import launched, place
+
+JOIN = 300.0  # seconds to wait for the other hosts at the start
+SILENCE = 20  # seconds without a heartbeat after which a host counts as lost
+ROUND = 1.0  # seconds between two looks at the others
+LINGER = 5.0  # seconds that a host stays after it said why it stops, so that the others hear it
+LAST_WORDS = 'mim_jax/last_words'
+
+
+class Hosts:
+    """This process among others.
+
+    Args:
+        number: of this host.
+        names: what to call each of them.
+        address: of JAX's coordination service, which host 0 runs.
+    """
+
+    def __init__(self, number: int, names: list[str], address: str):
+        self.number, self.names, self.address = number, names, address
+        self.client = None  # of the service
+        self.looked = time.monotonic()  # when all others were last there
+        self.ending: tuple[str, int] | None = None  # sentence and status, once this process is on its way out
+        self._lock = threading.Lock()
+
+    def watch(self) -> None:
+        """Looks after the others until one is lost or says that it stops.
+
+        `get_live_nodes` waits for all that send heartbeats, which C++ threads do whatever Python does: a host that is slow is waited
+        for, and only one that is silent is lost.
+        """
+        everyone = list(range(len(self.names)))
+        while not self.ending:
+            try:
+                here = self.client.get_live_nodes(everyone)
+                words = self.client.key_value_dir_get(LAST_WORDS)
+            except Exception:  # host 0 is gone, with its service; what JAX says of it comes first
+                time.sleep(LINGER)
+                self.lost([0])
+            for _, text in words:
+                self.stop_too(**json.loads(text))
+            if lost := [number for number in everyone if number not in here]:
+                self.lost(lost)
+            self.looked = time.monotonic()
+            time.sleep(ROUND)
+
+    def lost(self, numbers: list[int]) -> None:
+        """Ends this process because hosts are silent."""
+        which = ' and '.join(f'host {number} ({self.names[number]})' for number in numbers[:4])
+        which += f' and {len(numbers) - 4} more' if len(numbers) > 4 else ''
+        why = 'was lost: it' if len(numbers) == 1 else 'were lost: they'
+        self.leave(f'{which} {why} ended without a word, or the network did; the same command on all hosts goes on from the last checkpoint', 1)  # fmt: skip
+
+    def stop_too(self, number: int, text: str, status: int) -> None:
+        """Ends this process because another one did, for the reason it gave."""
+        self.leave(f'host {number} ({self.names[number]}) stopped: {text}', status)
+
+    def leave(self, text: str, status: int, tell: bool = False) -> None:
+        """Ends this process with a sentence, without waiting for threads that wait for others.
+
+        Args:
+            text: the sentence.
+            status: of the exit.
+            tell: whether the others should be told, because the reason lies here.
+        """
+        if self._lock.acquire(blocking=False):
+            self.ending = text, status
+            if tell and self.client:
+                words = json.dumps(dict(number=self.number, text=text, status=status))
+                with contextlib.suppress(Exception):  # host 0 may be gone, or another have been first
+                    self.client.key_value_set(f'{LAST_WORDS}/first', words)
+            if tell or self.number == 0:  # the service ends with host 0
+                time.sleep(LINGER)
+            self.end()
+        time.sleep(10 * LINGER)  # another thread is at it
+
+    def end(self) -> NoReturn:
+        """Says the sentence and is gone."""
+        text, status = self.ending
+        if text:
+            print(f'mim_jax: {text}', file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)
+
+    def aborted(self, _: int) -> None:
+        """JAX calls abort() when its service is silent; this way the sentence comes after JAX's own last words."""
+        if self.ending:
+            self.end()
+        if not self.client:
+            self.leave(f'JAX did not start between the hosts, see above; its service is at {self.address}', 1)
+        if self.number and (time.monotonic() - self.looked > SILENCE / 2 or not self.reachable()):
+            self.lost([0])
+        on_abort(None)  # something else: as ever
+
+    def reachable(self) -> bool:
+        """Whether something listens where host 0 does."""
+        try:
+            socket.create_connection(roll_call.split(self.address), 3).close()
+        except OSError:
+            return False
+        return True
+
+    def part(self, status: int) -> None:
+        """Waits for the others at the end of a run, so that nobody is missed; host 0, which runs the service, goes last."""
+        self.client.wait_at_barrier('mim_jax/end', 3_600_000)
+        self.ending = '', status
+        if self.number == 0:
+            time.sleep(ROUND)
+
+
+_ours: Hosts | None = None  # of several hosts, once they have met
+
+
+def on_abort(handler) -> None:
+    """What happens when this process calls abort(): Python's own `signal` would only hear of it later, which is never."""
+    libc, kind = ctypes.CDLL(None), ctypes.CFUNCTYPE(None, ctypes.c_int)
+    on_abort.kept = kind(handler) if handler else None  # C holds only the address
+    libc.signal.argtypes = ctypes.c_int, ctypes.c_void_p
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(on_abort.kept, ctypes.c_void_p) if handler else None)
+
+
+def start(config, workdir: str, mode: str = 'train', timeout: float = JOIN) -> None:
+    """Makes several hosts one run, where the environment says that there are several; comes before any other use of JAX.
+
+    Args:
+        config, workdir, mode: have to be the same on all hosts.
+        timeout: seconds to wait for the others.
+
+    Raises:
+        InputError: the environment says it by half, or the hosts differ.
+        RunError: not all hosts have come.
+    """
+    global _ours
+    launch = launched(os.environ)
+    if launch is None:
+        return
+    import jax
+    from jax._src import distributed
+
+    from mim_jax import record
+
+    facts = {name: record.version(name) for name in record.PACKAGES} | dict(workdir=str(workdir), mode=mode)
+    facts |= {f'config.{key}': value for key, value in record.as_saved(config).items()}
+    address, count, number, devices = place(launch, timeout)
+    called = roll_call.meet(address, number, count, facts, timeout, os.environ.get('JAX_COORDINATOR_BIND_ADDRESS', ''))
+    _ours = Hosts(number, called, address)
+    on_abort(_ours.aborted)
+    jax.config.update(
+        'jax_enable_recoverability', True
+    )  # who is lost is for `watch` to say; JAX would end all in its own words
+    jax.distributed.initialize(
+        address, count, number, devices, initialization_timeout=60, heartbeat_timeout_seconds=SILENCE
+    )
+    _ours.client = distributed.global_state.client
+    threading.Thread(target=_ours.watch, name='hosts', daemon=True).start()
+    if jax.process_count() != count:
+        raise RunError(f'{launch.said}, but JAX sees {jax.process_count()} processes on {jax.default_backend()}: '
+                       'does each host have its own devices, and the same kind?')  # fmt: skip
+
+
+def several() -> bool:
+    """Whether this process is one of several hosts."""
+    return _ours is not None
+
+
+def finish(status: int) -> int:
+    """The exit status, once all hosts have come to their end."""
+    if _ours:
+        _ours.part(status)
+        import jax
+
+        jax.distributed.shutdown()
+    return status
+
+
+def wait_for_the_lost(problem: BaseException) -> None:
+    """Where an error may come from another host's end, as that of a collective does, gives `watch` the time to find out."""
+    own = isinstance(problem, InputError | OSError)
+    own |= isinstance(problem, RunError) and isinstance(problem.__cause__, OSError | None)
+    if _ours and not own:
+        time.sleep(SILENCE + 2 * LINGER)
+
+
+def leave(text: str, status: int) -> None:
+    """Of several hosts: ends this one with a sentence that the others end with too. Alone: nothing."""
+    if _ours:
+        _ours.leave(text, status, tell=True)
