@@ -96,7 +96,8 @@ def keep_rows(call, args, kwargs, context):
     if mesh.empty or mesh.shape['fsdp'] == 1 or not isinstance(out, jax.Array) or out.ndim < 2:
         return out
     shards = mesh.shape['data'] * mesh.shape['fsdp']
-    return out if out.shape[0] % shards else jax.lax.with_sharding_constraint(out, ROWS)
+    rows = P(*ROWS, *[P.UNCONSTRAINED] * (out.ndim - 1))  # other axes may be cut over 'model'
+    return out if out.shape[0] % shards else jax.lax.with_sharding_constraint(out, rows)
 
 
 def abstract(shapes, placed):

@@ -74,8 +74,8 @@ def rank(score: Array) -> Array:
 
     def sort(score):
         order = jnp.argsort(score, axis=-1, stable=True)
-        rows = jnp.arange(score.shape[0])[:, None]
-        return jnp.zeros_like(order).at[rows, order].set(jnp.arange(score.shape[1])[None]).astype(jnp.int32)
+        back = jax.vmap(lambda order: jnp.zeros_like(order).at[order].set(jnp.arange(len(order))))
+        return back(order).astype(jnp.int32)  # row by row, so that rows on several devices stay there
 
     return jax.lax.platform_dependent(score, tpu=count, default=sort)
 
