@@ -1,0 +1,390 @@
+"""The text of what `launch` writes: what a machine of the job does, how a TPU is watched, and the templates of the services."""
+
+import shlex
+from collections.abc import Mapping
+
+from mim_jax.tools.launch_job import Job, option, words
+
+STRICT = 'set -euo pipefail\n'
+
+INSTALL = """\
+[ -d mim_jax ] || git clone --quiet --no-checkout {repository} mim_jax
+git -C mim_jax fetch --quiet origin {revision}
+git -C mim_jax checkout --quiet --detach FETCH_HEAD
+cd mim_jax
+# uv finds Python 3.12 or brings it (TPU VMs have 3.10); the variable is for systems that guard their own Python.
+PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
+[ -d .venv ] || python3 -m uv venv --quiet --python 3.12 .venv
+python3 -m uv pip install --quiet --python .venv/bin/python -e '.[{extras}]'
+"""
+
+PATH = 'export PATH="$PWD/.venv/bin:$PATH"\n'
+
+
+def install(job: Job) -> str:
+    """Shell lines that bring the code, go where it lies, and give it an environment of its own."""
+    return INSTALL.format(repository=job.repository, revision=job.revision, extras=job.extras)
+
+
+def doctor(job: Job, hosts: int) -> str:
+    """The command that looks at the machines before the run, and says what is wrong with them."""
+    told = dict(hosts=hosts, workdir=option(words(job), 'workdir'), data=option(words(job), 'config.data.path'))
+    flags = [f'--{name}={value}' for name, value in told.items() if value]
+    return shlex.join(['python', '-m', 'mim_jax.tools.doctor', *flags])
+
+
+def start(job: Job, hosts: int) -> str:
+    """Shell lines that look at the machine, and then become the run, so that its signals and its exit status are theirs."""
+    return f'{doctor(job, hosts)}\nexec {shlex.join(words(job))}\n'
+
+
+def whole(job: Job, hosts: int) -> str:
+    """All that a machine does; an image that has the code does only the second half."""
+    return STRICT + (install(job) + PATH if job.repository else '') + start(job, hosts)
+
+
+def one_line(job: Job, hosts: int) -> str:
+    """`whole`, for a service that takes one line."""
+    return '; '.join(line for line in whole(job, hosts).splitlines() if not line.startswith('#'))
+
+
+def head(what: str, *docs: str) -> str:
+    """The first lines of a script: what it does, and the pages it follows."""
+    return (
+        f'#!/usr/bin/env bash\n# {what}\n# Written by mim_jax.tools.launch, after\n#   '
+        + '\n#   '.join(docs)
+        + f'\n{STRICT}\n'
+    )
+
+
+def arrays(commands: Mapping[str, list[str]]) -> str:
+    """Commands as arrays of the shell: a script runs what a dry run prints."""
+    made = {name: f'{name}=({shlex.join(command)})\n' for name, command in commands.items()}
+    literal = '# shellcheck disable=SC2016 # the machines expand it\n'
+    return ''.join(literal * ('$' in line) + line for line in made.values())
+
+
+def lines(commands: Mapping[str, list[str]]) -> list[str]:
+    """Commands as lines, ssh with what it sends."""
+    sent = dict.fromkeys(commands, '') | dict(ssh=' --command="ATTEMPT=$(date +%s); $(cat DIR/start.sh)"')
+    return [shlex.join(command) + sent[name] for name, command in commands.items()]
+
+
+FOLLOW = """\
+#!/usr/bin/env bash
+# Each worker gets this over ssh. It starts the job apart from the connection and follows its log: when a connection breaks,
+# gcloud sends it again, and then it only follows. ATTEMPT tells a new start from that.
+mkdir -p {name} && cd {name} || exit 1
+if ! kill -0 "$(cat pid 2>/dev/null)" 2>/dev/null && [ "$(cat attempt 2>/dev/null)" != "$ATTEMPT" ]; then
+  cat >job.sh <<'END_OF_JOB'
+{script}END_OF_JOB
+  rm -f status
+  echo "$ATTEMPT" >attempt
+  nohup setsid bash -c 'bash job.sh; echo $? >status' >log 2>&1 </dev/null &
+  echo $! >pid
+fi
+tail -n 1000 -f --pid="$(cat pid)" log
+status=$(cat status 2>/dev/null || echo 1)
+exit "$((status ? status + 64 : 0))" # 64 more, for 1, 2 and 255 would be those of gcloud
+"""
+
+
+def follow(job: Job, hosts: int) -> str:
+    """What the workers of Cloud TPU VMs are sent."""
+    return FOLLOW.format(name=job.name, script=whole(job, hosts))
+
+
+TPU_VM = """\
+here=$(cd "$(dirname "$0")" && pwd)
+
+case $("${describe[@]}" 2>/dev/null || echo NONE) in
+  NONE) "${create[@]}" ;;
+  PREEMPTED | TERMINATED)
+    "${delete[@]}"
+    "${create[@]}"
+    ;;
+esac
+status=0
+"${ssh[@]}" --command="ATTEMPT=$(date +%s); $(cat "$here/start.sh")" || status=$?
+[ "$status" -lt 64 ] || [ "$status" -eq 255 ] || status=$((status - 64))
+echo "exit status $status. The TPU costs money until: ${delete[*]}" >&2
+exit "$status"
+"""
+
+QUEUED = """\
+here=$(cd "$(dirname "$0")" && pwd)
+pause=${PAUSE:-30} # seconds
+attempt=$(date +%s)
+failures=0
+trap 'echo "The TPU goes on. Run this again to follow it, or end it: ${delete[*]}" >&2; exit 130' INT
+
+state() { # of the queued resource: NONE where there is none, UNKNOWN where gcloud cannot tell
+  local said
+  if said=$("${describe[@]}" 2>&1); then
+    echo "${said##*$'\\n'}"
+  elif [[ $said == *NOT_FOUND* ]]; then
+    echo NONE
+  else
+    echo "$said" >&2
+    echo UNKNOWN
+  fi
+}
+
+failed() { # waits, and gives up after ten failures without a run between; the resource stays, for it may be running
+  failures=$((failures + 1))
+  if [ "$failures" -ge 10 ]; then
+    echo "ten failures in a row: giving up. What may still be there costs money until: ${delete[*]}" >&2
+    exit 1
+  fi
+  sleep "$pause"
+}
+
+finish() { # gives the TPU back
+  echo "exit status $1: $2" >&2
+  "${delete[@]}" || echo "not deleted, it costs money until: ${delete[*]}" >&2
+  exit "$1"
+}
+
+while true; do
+  now=$(state)
+  echo "$(date +%T) $now" >&2
+  case $now in
+    NONE) "${create[@]}" || failed ;;
+    SUSPENDED) "${delete[@]}" || failed ;;
+    FAILED)
+      "${describe[@]/--format=*/--format=yaml(state)}" >&2 || true
+      "${delete[@]}" || true
+      failed
+      ;;
+    ACTIVE)
+      status=0
+      "${ssh[@]}" --command="ATTEMPT=$attempt; $(cat "$here/start.sh")" || status=$?
+      case $status in # start.sh adds 64 to that of the run
+        0) finish 0 'the run reached its end' ;;
+        66) finish 2 'the config or the input is wrong' ;;
+        1 | 2 | 255) failed ;; # gcloud itself, or no connection: the same attempt is followed again
+        207) # 143: preempted, and saved
+          failures=0
+          attempt=$((attempt + 1))
+          sleep "$pause"
+          ;;
+        *) # a host that lost the others ends like one that failed; the resource tells which it was
+          failures=0
+          sleep "$((4 * pause))"
+          [ "$(state)" != ACTIVE ] || finish "$((status - 64))" 'the run had to stop'
+          ;;
+      esac
+      ;;
+    *) sleep "$pause" ;; # on its way up or down
+  esac
+done
+"""
+
+XPK = """\
+
+case "${1:-workload}" in
+  cluster) "${cluster[@]}" ;; # once
+  workload) "${workload[@]}" ;;
+esac
+"""
+
+KUEUE = """\
+# Quota for the job, and the queue it waits in; leave it out where the cluster has a queue, and say queue=NAME.
+# Written by mim_jax.tools.launch, after
+#   kueue.sigs.k8s.io/docs/tasks/manage/administer_cluster_quotas
+#   {docs}/tutorials/tpu-multislice-kueue
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: ResourceFlavor
+metadata:
+  name: {queue}
+spec:
+  nodeLabels:
+    cloud.google.com/gke-tpu-accelerator: {node}
+    cloud.google.com/gke-tpu-topology: {topology}
+---
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: ClusterQueue
+metadata:
+  name: {queue}
+spec:
+  namespaceSelector: {{}}
+  resourceGroups:
+    - coveredResources: [google.com/tpu]
+      flavors:
+        - name: {queue}
+          resources:
+            - name: google.com/tpu
+              nominalQuota: {chips}
+---
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: LocalQueue
+metadata:
+  name: {queue}
+  namespace: default
+spec:
+  clusterQueue: {queue}
+"""
+
+JOBSET = """\
+# The job as a JobSet (v0.10 or newer): a replica for each slice, a pod for each host.
+# Written by mim_jax.tools.launch, after
+#   jobset.sigs.k8s.io/docs/tasks/tpu_multislice
+#   kueue.sigs.k8s.io/docs/tasks/run/jobsets
+#   {docs}/how-to/tpu-multislice
+#   {docs}/concepts/plan-tpus
+#   {docs}/concepts/spot-vms
+# Each slice is a node pool of its own:
+{pools}
+# The service account of the pods has to be allowed to write to the bucket.
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: {name}
+  labels:
+    kueue.x-k8s.io/queue-name: {queue}
+  annotations:
+    alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
+spec:
+  failurePolicy:
+    maxRestarts: 10
+    rules:
+      - name: wrongConfig
+        action: FailJobSet
+        onJobFailureReasons: [PodFailurePolicy]
+        onJobFailureMessagePatterns: ["exit code 2 "]
+      - name: failed # counted, not final: a host that lost the others ends like this too
+        action: RestartJobSet
+        onJobFailureReasons: [PodFailurePolicy]
+      - name: preempted
+        action: RestartJobSetAndIgnoreMaxRestarts
+  replicatedJobs:
+    - name: slice
+      replicas: {slices}
+      template:
+        spec:
+          parallelism: {hosts}
+          completions: {hosts}
+          completionMode: Indexed
+          backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              - action: Count
+                onPodConditions:
+                  - type: DisruptionTarget
+              - action: FailJob
+                onExitCodes:
+                  containerName: job
+                  operator: In
+                  values: [2]
+              - action: FailJob
+                onExitCodes:
+                  containerName: job
+                  operator: NotIn
+                  values: [143]
+          template:
+            spec:
+              restartPolicy: Never
+              hostNetwork: true
+              dnsPolicy: ClusterFirstWithHostNet
+              terminationGracePeriodSeconds: 120
+              nodeSelector:
+                cloud.google.com/gke-tpu-accelerator: {node}
+                cloud.google.com/gke-tpu-topology: {topology}{spot_node}
+              containers:
+                - name: job
+                  image: {image}
+                  command:
+                    - bash
+                    - -c
+                    - |
+{script}
+                  securityContext:
+                    privileged: true
+                  resources:
+                    limits:
+                      google.com/tpu: {chips_per_host}
+                  volumeMounts:
+                    - name: shared-memory
+                      mountPath: /dev/shm
+              volumes:
+                - name: shared-memory # decoders of video and reading processes need more than the 64 MB of a container
+                  emptyDir:
+                    medium: Memory
+"""
+
+KUBERNETES = {'jobset.yaml': JOBSET, 'kueue.yaml': KUEUE}
+
+SKYPILOT = """\
+# A managed job: SkyPilot finds the TPU, and another one when it is taken away; the same command goes on.
+# Written by mim_jax.tools.launch, after
+#   docs.skypilot.co/en/latest/reference/yaml-spec.html
+#   docs.skypilot.co/en/latest/reference/tpu.html
+#   docs.skypilot.co/en/latest/examples/managed-jobs.html
+name: {name}
+
+resources:
+  infra: gcp/{region}/{zone} # less of it, as gcp, lets SkyPilot look in more places
+  accelerators: tpu-{accelerator}
+  accelerator_args:
+    runtime_version: {runtime}
+  use_spot: {use_spot}
+  job_recovery:
+    recover_on_exit_codes: [143] # preempted, and saved
+
+setup: |
+{setup}
+run: | # on every host
+{run}"""
+
+SLURM = """\
+#!/usr/bin/env bash
+# One process for each node. Submit it from the folder of the repository, whose .venv has: pip install -e '.[cuda]'
+# Written by mim_jax.tools.launch, after
+#   slurm.schedmd.com/sbatch.html
+#   slurm.schedmd.com/preempt.html
+#   docs.jax.dev/en/latest/multi_process.html
+#SBATCH --job-name={name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={gpus}
+#SBATCH --cpus-per-task={node_cpus}
+#SBATCH --time={time}
+{partition_line}#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=TERM@180
+set -euo pipefail
+{path}export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+
+srun --kill-on-bad-exit=1 {doctor}
+status=0
+srun --wait=300 {run} || status=$?
+if [ "$status" -eq 143 ]; then # told to stop, by preemption or 180 s before the time is up, and saved
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
+"""
+
+UPLOAD = {
+    'colab': 'in Colab: File > Upload notebook > DIR, then Runtime > Run all',
+    'kaggle': 'in Kaggle: New Notebook > File > Import Notebook > DIR, then Run All',
+}
+NOTEBOOK = {
+    'colab': """\
+Runtime > Change runtime type > v5e-1 TPU. The run lives in your Drive: run all cells again to go on after a disconnection.
+
+After research.google.com/colaboratory/faq.html and github.com/googlecolab/backend-info.""",
+    'kaggle': """\
+Settings > Accelerator > TPU v5e-8, and Internet on. The run lives in /kaggle/working, which a committed version keeps as its output.
+
+After kaggle.com/docs/tpu and github.com/Kaggle/docker-python.""",
+}
+
+
+def access(workdir: str) -> list[str]:
+    """Cells that let a notebook of Colab write where the run lives."""
+    if workdir.startswith('/content/drive/'):
+        return ["from google.colab import drive\n\ndrive.mount('/content/drive')"]
+    if workdir.startswith('gs://'):
+        return ['from google.colab import auth\n\nauth.authenticate_user()']
+    return []
