@@ -35,8 +35,8 @@ KINDS = {  # of values, as the command line takes them
 REPOSITORY = Path(__file__).parents[1]  # config files import each other as `configs.NAME`
 
 
-def parse(argv: list[str]) -> None:
-    """Reads the flags; an unknown key or a value of the wrong type is an InputError with the nearest right name."""
+def read(argv: list[str]) -> str:
+    """Reads the flags, and gives what --config is. An unknown key or a value of the wrong type is an InputError with the nearest right name."""
     if str(REPOSITORY) not in sys.path:
         sys.path.insert(0, str(REPOSITORY))
     try:
@@ -45,9 +45,8 @@ def parse(argv: list[str]) -> None:
         raise InputError(f'no config file {error.filename!r}: configs/ has the ready ones') from error
     except (flags.Error, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(sentence(error, argv)) from error
-    path = next(
-        (arg.removeprefix('--config=').partition(':')[0] for arg in reversed(argv) if arg.startswith('--config=')), None
-    )
+    given = next((arg for arg in reversed(argv) if arg.startswith('--config=')), '').removeprefix('--config=')
+    path = given.partition(':')[0]
     if path and not Path(path).exists():
         known = [p.name for p in Path(path).parent.glob('*.py')] if Path(path).parent.is_dir() else []
         close = difflib.get_close_matches(Path(path).name, known, 1)
@@ -56,9 +55,14 @@ def parse(argv: list[str]) -> None:
         )
     if len(rest) > 1:
         raise InputError(f'cannot make sense of {rest[1]!r}: options look like --config.key=value')
-    if _WORKDIR.value is None and path and _MODE.value == 'train':
-        name = next(arg for arg in reversed(argv) if arg.startswith('--config=')).removeprefix('--config=')
-        flags.FLAGS.workdir = f'runs/{Path(name).name.replace(".py", "").replace(":", "_")}'
+    return given
+
+
+def parse(argv: list[str]) -> None:
+    """As `read`, and settles where the run lives."""
+    given = read(argv)
+    if _WORKDIR.value is None and given and _MODE.value == 'train':
+        flags.FLAGS.workdir = f'runs/{Path(given).name.replace(".py", "").replace(":", "_")}'
         print(f'no --workdir: the run lives in {_WORKDIR.value}', file=sys.stderr)
     if not _WORKDIR.value:
         raise InputError('--workdir=DIR is missing: it holds the checkpoints, metrics and pictures of the run')
