@@ -23,18 +23,19 @@ RULES = (
 )
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of axes (data, fsdp, model); -1 takes the devices that are left.
 
     Args:
         data: groups of devices that hold the same parameters and read different rows.
         fsdp: devices that read different rows and share one copy of the parameters.
         model: devices that share the matrix products of the same rows.
+        devices: those to take; None = all of this run.
 
     Raises:
         InputError: the sizes do not multiply to the devices there are. One process may take fewer.
     """
-    sizes, devices = [data, fsdp, model], jax.devices()
+    sizes, devices = [data, fsdp, model], jax.devices() if devices is None else devices
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
         raise InputError(
             f'mesh.data, mesh.fsdp, mesh.model = {data}, {fsdp}, {model}: each must be 1 or more, and at most one -1 (= the rest)'
