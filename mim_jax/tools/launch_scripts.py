@@ -8,14 +8,17 @@ from mim_jax.tools.launch_job import Job, option, words
 STRICT = 'set -euo pipefail\n'
 
 INSTALL = """\
+# What fails before the run is no wrong config, which would be 2.
+trap 'exit 1' ERR
 [ -d mim_jax ] || git clone --quiet --no-checkout {repository} mim_jax
 git -C mim_jax fetch --quiet origin {revision}
 git -C mim_jax checkout --quiet --detach FETCH_HEAD
 cd mim_jax
-# uv finds Python 3.12 or brings it (TPU VMs have 3.10); the variable is for systems that guard their own Python.
+# uv brings Python where the machine has an older one (TPU VMs: 3.10); the variable is for systems that guard theirs.
 PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
-[ -d .venv ] || python3 -m uv venv --quiet --python 3.12 .venv
+[ -d .venv ] || python3 -m uv venv --quiet --python '>=3.11,<3.13' .venv
 python3 -m uv pip install --quiet --python .venv/bin/python -e '.[{extras}]'
+trap - ERR
 """
 
 PATH = 'export PATH="$PWD/.venv/bin:$PATH"\n'

@@ -417,6 +417,13 @@ def test_a_machine_that_is_not_well_runs_nothing(tmp_path, machine, target):
     assert done.returncode in (1, 65) and (tmp_path / 'looked').exists() and not (tmp_path / 'ran').exists()
 
 
+@pytest.mark.parametrize('target', ['gke', 'xpk', 'queued', 'colab'])
+def test_code_that_cannot_be_had_is_no_wrong_config(tmp_path, machine, target):
+    program(tmp_path / 'bin', 'python3', 'exit 2\n')
+    assert bash(on_machine(target, tmp_path), machine, tmp_path, ATTEMPT='1').returncode in (1, 65)
+    assert not (tmp_path / 'looked').exists()
+
+
 @pytest.mark.parametrize('target', ['gke', 'xpk', 'skypilot', 'kaggle'])
 def test_a_signal_reaches_the_run(tmp_path, machine, target):
     (tmp_path / 'tenths').write_text('300')
