@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,23 @@ from mim_jax.errors import InputError
 from mim_jax.progress import matmul_flops
 
 MEMORY_SHARE = 0.92  # of a device's memory that the step may take
+
+
+class DoesNotFit(InputError):
+    """The step takes more memory than a device has.
+
+    Attributes:
+        rows: computed at once on a device.
+        need, limit: bytes of a device; `need` is inf where the compiler does not say.
+    """
+
+    def __init__(self, rows: int, need: float, limit: float):
+        self.rows, self.need, self.limit = rows, need, limit
+        need = f'need {need / 1e9:.1f} GB' if math.isfinite(need) else 'need more memory than there is'
+        super().__init__(
+            f'{rows} rows at once {need} and a device has {limit / 1e9:.1f} GB for them: '
+            'use a smaller model, encoder.remat=full, a larger mesh.fsdp, or a smaller micro_batch'
+        )
 
 
 class Step(NamedTuple):
@@ -48,8 +66,15 @@ def train_step(config, objective, augment: Callable, abstract: step.TrainState, 
         abstract: shapes and shardings of the state.
 
     Raises:
-        InputError: see `fit`.
+        DoesNotFit: see `fit`.
     """
+    rows = config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp'])
+    lower = lowering(config, objective, augment, abstract, mesh)
+    return fit(lower, rows, cuts(rows, config.micro_batch), MEMORY_SHARE * device_memory())
+
+
+def lowering(config, objective, augment: Callable, abstract: step.TrainState, mesh: Mesh) -> Callable[[int], jax.stages.Lowered]:  # fmt: skip
+    """`(micro-batches) -> the lowered train step`, from shapes alone; arguments as of `train_step`."""
     tx, schedule, loss = (
         build.optimizer(config)(abstract.params),
         build.schedule(config),
@@ -58,7 +83,6 @@ def train_step(config, objective, augment: Callable, abstract: step.TrainState, 
     rows = NamedSharding(mesh, sharding.ROWS)
     batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=rows) for k, v in batch_spec(config).items()}
     placed = jax.tree.map(lambda x: x.sharding, abstract)
-    devices = mesh.shape['data'] * mesh.shape['fsdp']
 
     def lower(accumulate: int):
         def train_step(state, batch, lr_scale):
@@ -68,8 +92,7 @@ def train_step(config, objective, augment: Callable, abstract: step.TrainState, 
         jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, NamedSharding(mesh, PartitionSpec())))
         return jitted.lower(abstract, batch, jax.ShapeDtypeStruct((), jnp.float32))
 
-    rows = config.data.batch_size // devices
-    return fit(lower, rows, cuts(rows, config.micro_batch), MEMORY_SHARE * device_memory())
+    return lower
 
 
 def cuts(rows: int, micro_batch: int) -> list[int]:
@@ -90,7 +113,13 @@ def cuts(rows: int, micro_batch: int) -> list[int]:
     return [rows // micro_batch] if micro_batch else divisors
 
 
-def fit(lower: Callable[[int], jax.stages.Lowered], rows: int, choices: Sequence[int], limit: float) -> Step:
+def fit(
+    lower: Callable[[int], jax.stages.Lowered],
+    rows: int,
+    choices: Sequence[int],
+    limit: float,
+    compiled: Callable[[jax.stages.Lowered], jax.stages.Compiled] | None = None,
+) -> Step:
     """Compiles with the fewest micro-batches whose memory fits.
 
     Args:
@@ -98,28 +127,35 @@ def fit(lower: Callable[[int], jax.stages.Lowered], rows: int, choices: Sequence
         rows: of the global batch on one device.
         choices: numbers of micro-batches to try, ascending.
         limit: bytes of a device.
+        compiled: how to compile; None = for the devices of this run.
 
     Raises:
-        InputError: the smallest micro-batch does not fit.
+        DoesNotFit: the smallest micro-batch does not fit.
     """
-    least, need = 1, 0.0
+    least, need, compiled = 1, 0.0, compiled or compiled_for_here
     for accumulate in choices:
         if accumulate < least and accumulate != choices[-1]:
             continue
         try:
-            compiled = compiled_for_here(lower(accumulate))
-            memory = compiled.memory_analysis()
+            call = compiled(lower(accumulate))
+            memory = call.memory_analysis()
             temporary = memory.temp_size_in_bytes
             need = memory.argument_size_in_bytes + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
         except jax.errors.JaxRuntimeError as error:  # on TPU a program that is too large does not compile
             if 'RESOURCE_EXHAUSTED' not in str(error):
                 raise
-            need = temporary = math.inf
-        if need <= limit:
-            return Step(compiled, accumulate, need)
+            call, need = None, asked(str(error))
+            temporary = need
+        if call and need <= limit:
+            return Step(call, accumulate, need)
         least = accumulate * (2 if math.isinf(need) else max(2, math.ceil(temporary / limit)))
-    raise InputError(f'{rows // choices[-1]} rows at once need {need / 1e9:.1f} GB and a device has {limit / 1e9:.1f} GB for them: '
-                     'use a smaller model, encoder.remat=full, a larger mesh.fsdp, or a smaller micro_batch')  # fmt: skip
+    raise DoesNotFit(rows // choices[-1], need, limit)
+
+
+def asked(refusal: str) -> float:
+    """Bytes of a device that a program would need, from the words with which the TPU compiler refuses it; inf where they do not say."""
+    found = re.search(r'(?:Used |\()([\d.]+)([KMGT]?)\)? (?:of [\d.]+[KMGT]? hbm|exceeds available)', refusal)
+    return float(found[1]) * 1024 ** ' KMGT'.index(found[2] or ' ') if found else math.inf
 
 
 def compiled_for_here(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
