@@ -3,12 +3,11 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import NamedTuple
 
 import jax
 
-from mim_jax import build, compile, sharding, train
+from mim_jax import build, compile, record, sharding, train
 from mim_jax.compile import DoesNotFit
 from mim_jax.errors import InputError
 from mim_jax.progress import peak_flops
@@ -203,9 +202,5 @@ def timing(program: hlo.Program, traffic: list[dict], flops: float, chip: topolo
 
 
 def versions() -> dict[str, str]:
-    """Of JAX and of the TPU compiler, '' where it is not installed."""
-    try:
-        compiler = metadata.version('libtpu')
-    except metadata.PackageNotFoundError:
-        compiler = ''
-    return dict(jax=jax.__version__, libtpu=compiler)
+    """Of JAX, of the TPU compiler and of the code; '' where there is none."""
+    return dict(jax=jax.__version__, libtpu=record.version('libtpu'), revision=record.git_revision())
