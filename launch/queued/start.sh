@@ -21,8 +21,9 @@ python -m mim_jax.tools.doctor --hosts=4 --workdir=gs://BUCKET/mae_b16 --data=DA
 exec python -m mim_jax.main --config=configs/mae.py:vit_b16 --workdir=gs://BUCKET/mae_b16 --config.data.path=DATA
 END_OF_JOB
   rm -f status
+  : >log
   echo "$ATTEMPT" >attempt
-  nohup setsid bash -c 'bash job.sh; echo $? >status' >log 2>&1 </dev/null &
+  nohup setsid bash -c 'bash job.sh; echo $? >status' >>log 2>&1 </dev/null &
   echo $! >pid
 fi
 tail -n 1000 -f --pid="$(cat pid)" log

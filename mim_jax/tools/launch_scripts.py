@@ -82,8 +82,9 @@ if ! kill -0 "$(cat pid 2>/dev/null)" 2>/dev/null && [ "$(cat attempt 2>/dev/nul
   cat >job.sh <<'END_OF_JOB'
 {script}END_OF_JOB
   rm -f status
+  : >log
   echo "$ATTEMPT" >attempt
-  nohup setsid bash -c 'bash job.sh; echo $? >status' >log 2>&1 </dev/null &
+  nohup setsid bash -c 'bash job.sh; echo $? >status' >>log 2>&1 </dev/null &
   echo $! >pid
 fi
 tail -n 1000 -f --pid="$(cat pid)" log

@@ -427,8 +427,8 @@ def test_code_that_cannot_be_had_is_no_wrong_config(tmp_path, machine, target):
 @pytest.mark.parametrize('target', ['gke', 'xpk', 'skypilot', 'kaggle'])
 def test_a_signal_reaches_the_run(tmp_path, machine, target):
     (tmp_path / 'tenths').write_text('300')
-    script = on_machine(target, tmp_path)
-    running = subprocess.Popen(['bash', '-c', script], env=machine, cwd=tmp_path)
+    (tmp_path / 'script').write_text(on_machine(target, tmp_path))
+    running = subprocess.Popen(['bash', 'script'], env=machine, cwd=tmp_path)
     try:
         wait_for(tmp_path / 'ran')
         running.send_signal(signal.SIGTERM)
