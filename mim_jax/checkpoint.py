@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from mim_jax import hosts
 from mim_jax.errors import InputError, RunError
 
 
@@ -41,14 +42,18 @@ class Checkpoints:
         handlers = dict(state=ocp.StandardCheckpointHandler(), progress=ocp.JsonCheckpointHandler())
         with self._as_run_error('opened'):
             self._manager = ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options)
+        self._manager.reached_preemption = lambda step: (
+            False
+        )  # hosts agree by a count of questions, which steps would muddle
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints on disk, ascending."""
         return sorted(s for s in self._manager.all_steps(read=True) if self._metadata(s).exists())
 
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint, or None."""
-        return max(self.steps(), default=None)
+        """Step of the newest complete checkpoint, or None; of several hosts, all take the word of the first."""
+        found = hosts.first(max(self.steps(), default=-1))
+        return None if found < 0 else found
 
     def save(self, step: int, state, progress: dict) -> bool:
         """Starts a save, after the one before it is done; returns as soon as `state` may be donated.
@@ -66,7 +71,7 @@ class Checkpoints:
         """
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         self.wait()
-        if self._metadata(step).exists():
+        if hosts.first(self._metadata(step).exists()):
             return False
         with self._as_run_error('written'):
             return self._manager.save(step, args=args, force=True)  # force: in spite of stray newer folders
@@ -116,13 +121,13 @@ class Checkpoints:
 
     def _pick(self, step: int | None) -> int:
         self.wait()
-        steps = self.steps()
-        if not steps or step not in (None, *steps):
+        steps, newest = self.steps(), self.latest() if step is None else step
+        if newest is None or newest not in steps:
             have = f'only of steps {", ".join(map(str, steps))}' if steps else 'none'
             raise InputError(
-                f'{self.directory} has no checkpoint{"" if step is None else f" of step {step}"}: there is {have}'
+                f'{self.directory} has no checkpoint{"" if newest is None else f" of step {newest}"}: there is {have}'
             )
-        return steps[-1] if step is None else step
+        return newest
 
     def _read(self, step: int, target):
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore())

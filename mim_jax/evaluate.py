@@ -5,10 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-from mim_jax import build
+from mim_jax import build, hosts
 from mim_jax.errors import InputError
 from mim_jax.evals import LABEL_FREE
 from mim_jax.evals.pictures import file_of, save
@@ -92,13 +90,14 @@ class Evaluation:
         """Runs all, unless they have been before or should be `again`, and prints the table of the run."""
         if again or not self.measured(int(state.step)):
             self._run(self._often | self._last, state, writer)
-        self.progress.say(table(self.workdir))
+        if jax.process_index() == 0:
+            self.progress.say(table(self.workdir))
 
     def measured(self, step: int) -> bool:
         """Whether the evaluations of this step are in metrics.jsonl; all hosts take the word of the first."""
-        lines = [line for line in logged(self.workdir) if line['step'] == step]
-        found = any(name.startswith('eval/') for line in lines for name in line)
-        return bool(multihost_utils.broadcast_one_to_all(np.array(found)))
+        lines = logged(self.workdir) if jax.process_index() == 0 else []
+        found = any(name.startswith('eval/') for line in lines if line['step'] == step for name in line)
+        return bool(hosts.first(found))
 
     def _run(self, evaluators: dict, state, writer) -> dict:
         step, params = int(state.step), state.params if state.ema is None else state.ema

@@ -13,7 +13,10 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import NoReturn
+
+import numpy as np
 
 from mim_jax import roll_call
 from mim_jax.errors import InputError, RunError
@@ -23,6 +26,7 @@ JOIN = 300.0  # seconds to wait for the other hosts at the start
 SILENCE = 20  # seconds without a heartbeat after which a host counts as lost
 ROUND = 1.0  # seconds between two looks at the others
 LINGER = 5.0  # seconds that a host stays after it said why it stops, so that the others hear it
+SEEN = 30.0  # seconds in which a file of one host has to be there for the others
 LAST_WORDS = 'mim_jax/last_words'
 
 
@@ -181,6 +185,62 @@ def start(config, workdir: str, mode: str = 'train', timeout: float = JOIN) -> N
 def several() -> bool:
     """Whether this process is one of several hosts."""
     return _ours is not None
+
+
+def first(value: int) -> int:
+    """What host 0 says, on all hosts; for what is looked up in files, which hosts may see at different times."""
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def check_same(of: str, **values: int) -> None:
+    """Compares whole numbers over all hosts.
+
+    Args:
+        of: whose they are, for the sentence.
+        values: below 2 ** 31.
+
+    Raises:
+        InputError: one differs, on all hosts alike.
+    """
+    if not _ours:
+        return
+    from jax.experimental import multihost_utils
+
+    table = np.asarray(multihost_utils.process_allgather(np.array(list(values.values()), np.int32)))
+    differ = np.argwhere(table != table[0])
+    if len(differ):
+        number, column = differ[0]
+        what = list(values)[column].replace('_', ' ')
+        raise InputError(f'{of}: {what} is {table[number, column]} on host {number} ({_ours.names[number]}) and {table[0, column]} on host 0 '
+                         f'({_ours.names[0]}): all hosts have to see the same')  # fmt: skip
+
+
+def check_shared(folder: Path) -> None:
+    """Looks whether all hosts see what host 0 writes to a folder.
+
+    Raises:
+        InputError: one does not, on all hosts alike.
+    """
+    if not _ours:
+        return
+    from jax.experimental import multihost_utils
+
+    mark = folder / f'.host0.{first(time.time_ns() % 2**31)}'
+    if _ours.number == 0:
+        mark.touch()
+    multihost_utils.sync_global_devices('mim_jax: mark')
+    end = time.monotonic() + SEEN
+    while not (seen := mark.exists()) and time.monotonic() < end:
+        os.listdir(folder)  # network file systems look again
+        time.sleep(0.5)
+    blind = np.flatnonzero(~np.asarray(multihost_utils.process_allgather(np.array(seen))))
+    if _ours.number == 0:
+        mark.unlink()
+    if len(blind):
+        raise InputError(f'host {blind[0]} ({_ours.names[blind[0]]}) does not see what host 0 writes to --workdir={folder}: '
+                         'it has to be a folder that all hosts share')  # fmt: skip
 
 
 def finish(status: int) -> int:

@@ -1,5 +1,6 @@
 """The data of a run: what it trains on, what it is evaluated on, and the book of records that could not be read."""
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mim_jax import build, record
+from mim_jax import build, hosts, record
 from mim_jax.data import pipeline
 from mim_jax.data.bad_samples import Bad, Report
 from mim_jax.data.sources import open_source, open_splits
 from mim_jax.errors import InputError
 from mim_jax.evals.data import LabelledData
+
+NAMED = 1000  # records whose names hosts compare
 
 
 def check(config) -> None:
@@ -84,13 +87,15 @@ class Data:
         config: with `data`, `seed`.
         workdir: bad records are listed in WORKDIR/bad_samples.jsonl (bad_samples.HOST.jsonl for hosts after the first).
         augment: `(key, batch, *, train) -> batch`.
+        pause: called before each batch that an evaluator gets, on all hosts alike; may raise to end the evaluation.
 
     Raises:
         InputError: nothing there, or nothing that can be read.
     """
 
-    def __init__(self, config, workdir: Path, augment: Callable):
+    def __init__(self, config, workdir: Path, augment: Callable, pause: Callable[[], None] = lambda: None):
         c, host, self.workdir, self._reader = config.data, jax.process_index(), workdir, partial(build.reader, config)
+        self._pause = pause
         reader = self._reader()
         self.path = c.path
         opened = open_splits(c.path, c.val_path, c.labels, c.holdout, reader.media, reader.divide)
@@ -123,6 +128,8 @@ class Data:
             decode=self._decoder(reader),
         )
         self._told = False
+        if hosts.several():
+            self._check_same()
 
     def train(self, start: int) -> Iterator[tuple[dict, Report]]:
         """Endless batches from the global sample index `start` on."""
@@ -165,6 +172,17 @@ class Data:
         as_made = (lambda rows: rows) if codec.vocab else (lambda rows: rows * std + mean)
         return lambda rows: np.asarray(codec.decode(as_made(rows).reshape(-1, *codec.shape)))
 
+    def _check_same(self) -> None:
+        """Looks whether all hosts read the same records in the same order."""
+        some = [self.train_source.name(i) for i in range(0, self.train_size, -(-self.train_size // NAMED))]
+        hosts.check_same(
+            f'the data at {self.path}',
+            training_records=self.train_size,
+            validation_records=len(self.val_source or ()),
+            classes=self.train_source.num_classes or 0,
+            checksum_of_names=zlib.crc32('\n'.join(some).encode()) >> 1,
+        )
+
     def _why_unlabelled(self) -> str:
         if not self.train_source.num_classes:
             return f'{self.path} has no labels'
@@ -191,8 +209,8 @@ class Data:
         source, reader = self.val_source or self.train_source, self._reader(**self._view | dict(reader))
         return self._noted(pipeline.one_pass(source, reader, batch_size=batch_size, **self._share), self._val_bad)
 
-    @staticmethod
-    def _noted(batches: Iterator, book: Bad) -> Iterator[dict]:
+    def _noted(self, batches: Iterator, book: Bad) -> Iterator[dict]:
         for batch, report in batches:
+            self._pause()
             book.add(report)
             yield batch

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mim_jax import build, compile, inputs, optim, record, sharding, step, warm_start
+from mim_jax import build, compile, hosts, inputs, optim, record, sharding, step, warm_start
 from mim_jax.checkpoint import Checkpoints
 from mim_jax.errors import InputError, RunError
 from mim_jax.evaluate import Evaluation
@@ -36,15 +36,26 @@ class Stop(BaseException):
 class Signals:
     """SIGTERM and SIGINT. Amid steps they are collected, so that the loop can save and leave; else they raise Stop.
 
-    A second one kills as usual. Where there are several hosts, JAX listens for SIGTERM and makes them agree on a step.
+    A second one kills as usual. Where there are several hosts, JAX listens for SIGTERM. They all ask the same questions in the same
+    order, and agree on one from which on the answer is yes.
     """
 
     received: list[int] = field(default_factory=list)
     stepping: bool = False
+    asked: int = 0
 
-    def told_to_stop(self, now: int) -> bool:
+    def told_to_stop(self) -> bool:
         """Whether the run should save and leave."""
-        return multihost_utils.reached_preemption_sync_point(now) if jax.process_count() > 1 else bool(self.received)
+        if jax.process_count() > 1 and not self.received:
+            self.asked += 1
+            if multihost_utils.reached_preemption_sync_point(self.asked):
+                self.received.append(signal.SIGTERM)
+        return bool(self.received)
+
+    def stop_here(self) -> None:
+        """Where nothing is half done: raises Stop, of several hosts on all of them at once."""
+        if self.told_to_stop():
+            raise Stop
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
@@ -131,9 +142,10 @@ def run(config, workdir: str, mode: str, origin: dict) -> int:
         with jax.set_mesh(mesh), signals.listen(), contextlib.ExitStack() as closing:
             objective, augment, abstract = parts(config, mesh)
             record.make_workdir(workdir)
+            hosts.check_shared(workdir)
             if mode == 'train':
                 closing.enter_context(record.alone(workdir))
-            data = inputs.Data(config, workdir, augment)
+            data = inputs.Data(config, workdir, augment, signals.stop_here)
             evaluation = Evaluation(config, objective, data, workdir, progress)
             checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints, read_only=mode == 'eval')
             closing.callback(checkpoints.close)
@@ -239,6 +251,7 @@ def loop(run: Run, state: step.TrainState, position: dict) -> tuple[step.TrainSt
     if now >= total:
         return state, False
     train_step = prepare(run)
+    run.signals.stop_here()
     names = [optim.path_str(path) for path, _ in jax.tree_util.tree_leaves_with_path(run.abstract.params)]
     guard = Guard(run.data.workdir, names, run.writer.event, position['skipped_steps'])
     if evaluates(config, now) and not run.evaluation.measured(now):
@@ -279,7 +292,7 @@ def steps(run: Run, state, position: dict, train_step: Callable, guard: Guard, c
                 with run.signals.cut_short():
                     run.evaluation.during(state, run.writer)
                 clock.restart()
-            stop = run.signals.told_to_stop(now)
+            stop = run.signals.told_to_stop()
             if stop or now == total or due and not bad:  # not amid bad steps: a rollback wants to go back before them
                 guard.flush()
                 save(run, now, state, position | dict(skipped_steps=guard.skipped))
