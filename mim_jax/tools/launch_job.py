@@ -7,28 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from mim_jax.errors import InputError
-
-SQUARES = {1: '1x1', 4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 128: '8x16', 256: '16x16'}
-BOXES = {4: '2x2x1', 8: '2x2x2', 16: '2x2x4', 32: '2x4x4', 64: '4x4x4', 128: '4x4x8'}
-BOXES |= {192: '4x4x12', 256: '4x8x8', 512: '8x8x8', 768: '8x8x12', 1024: '8x8x16', 2048: '8x16x16'}
+from mim_jax.tools.topology import CHIPS, volume
 
 
 @dataclass(frozen=True)
 class Family:
-    """A generation of TPUs, from the pages v4, v5e, v5p, v6e and runtimes of docs.cloud.google.com/tpu/docs."""
+    """What Google Cloud calls a generation of TPUs (docs.cloud.google.com/tpu/docs: v4, v5e, v5p, v6e, runtimes)."""
 
-    cores: int  # of a chip: what the number in the name of an accelerator counts
+    chip: str  # in CHIPS
     runtime: str  # of Cloud TPU VMs
     node: str  # label of GKE nodes
     machine: str  # of GKE nodes, less the chips
-    topologies: Mapping[int, str]  # by chips
 
 
 FAMILIES = {
-    'v4': Family(2, 'tpu-ubuntu2204-base', 'tpu-v4-podslice', 'ct4p-hightpu', BOXES),
-    'v5litepod': Family(1, 'v2-alpha-tpuv5-lite', 'tpu-v5-lite-podslice', 'ct5lp-hightpu', SQUARES),
-    'v5p': Family(2, 'v2-alpha-tpuv5', 'tpu-v5p-slice', 'ct5p-hightpu', BOXES),
-    'v6e': Family(1, 'v2-alpha-tpuv6e', 'tpu-v6e-slice', 'ct6e-standard', SQUARES),
+    'v4': Family('v4', 'tpu-ubuntu2204-base', 'tpu-v4-podslice', 'ct4p-hightpu'),
+    'v5litepod': Family('v5e', 'v2-alpha-tpuv5-lite', 'tpu-v5-lite-podslice', 'ct5lp-hightpu'),
+    'v5p': Family('v5p', 'v2-alpha-tpuv5', 'tpu-v5p-slice', 'ct5p-hightpu'),
+    'v6e': Family('v6e', 'v2-alpha-tpuv6e', 'tpu-v6e-slice', 'ct6e-standard'),
 }
 
 
@@ -95,14 +91,15 @@ def slice_of(accelerator: str) -> Slice:
         raise InputError(
             f'accelerator={accelerator}: it has to be one of {", ".join(f"{n}-N" for n in FAMILIES)}{hint}'
         )
-    family = FAMILIES[name]
-    chips, odd = divmod(int(count), family.cores)
-    if odd or chips not in family.topologies:
-        sizes = ', '.join(str(chips * family.cores) for chips in family.topologies)
-        cores = f' (it counts cores, {family.cores} a chip)' if family.cores > 1 else ''
+    family, chip = FAMILIES[name], CHIPS[FAMILIES[name].chip]
+    shapes = {volume(shape): shape for shape in chip.shapes}
+    chips, odd = divmod(int(count), chip.cores)
+    if odd or chips not in shapes:
+        sizes = ', '.join(str(chips * chip.cores) for chips in shapes)
+        cores = f' (it counts cores, {chip.cores} a chip)' if chip.cores > 1 else ''
         raise InputError(f'accelerator={accelerator}: the sizes of {name} are {sizes}{cores}')
-    one = chips < 4 or (chips == 8 and family.topologies is SQUARES)  # VMs have four chips, but for these
-    return Slice(family, chips, family.topologies[chips], 1 if one else chips // 4)
+    one = chips < 4 or shapes[chips] == '2x4'  # VMs have four chips, but for these
+    return Slice(family, chips, shapes[chips], 1 if one else chips // 4)
 
 
 def job_of(target: str, given: Mapping[str, object]) -> Job:
