@@ -36,8 +36,8 @@ def matmul_flops(fn: Callable, *args) -> int:
     """Floating-point operations of all matrix products and convolutions in `fn(*args)`, a multiply-add being two.
 
     Args:
-        fn: traced, not run; loops count their length, `while` once, branches the most costly one (the least costly one
-            where the platform decides: TPU forms of a gather are products nobody asked for).
+        fn: traced, not run; loops count their length, `while` once, branches the most costly one (where the platform
+            decides, the one for all others: TPU forms of a gather are products nobody asked for).
         args: arrays or shapes.
     """
     return _flops(jax.make_jaxpr(fn)(*args).jaxpr)
@@ -57,8 +57,9 @@ def _equation_flops(equation: core.JaxprEqn) -> int:
         kernel, numbers = equation.invars[1].aval.shape, params['dimension_numbers']
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
     if name == 'cond':
-        pick = min if params.get('branches_platforms') else max
-        return pick(_flops(branch.jaxpr) for branch in params['branches'])
+        platforms = params.get('branches_platforms') or [''] * len(params['branches'])
+        counted = zip(params['branches'], platforms, strict=True)
+        return max(_flops(branch.jaxpr) for branch, of in counted if of in ('', None))
     inner = sum(_flops(jaxpr) for jaxpr in core.jaxprs_in_params(params))
     return inner * params['length'] if name == 'scan' else inner
 

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -99,6 +99,27 @@ def keep_rows(call, args, kwargs, context):
     shards = mesh.shape['data'] * mesh.shape['fsdp']
     rows = P(*ROWS, *[P.UNCONSTRAINED] * (out.ndim - 1))  # other axes may be cut over 'model'
     return out if out.shape[0] % shards else jax.lax.with_sharding_constraint(out, rows)
+
+
+def on_each_device(fn: Callable, batch: int, heads: int) -> tuple[Callable, int]:
+    """A function of arrays [B, N, H * C] that knows nothing of meshes, such as a kernel the compiler cannot cut, run by every device on its share.
+
+    Args:
+        fn: `(*arrays) -> array`, all cut alike: by rows over 'data' and 'fsdp', by heads over 'model', where they divide.
+        batch, heads: B and H.
+
+    Returns:
+        The function of whole arrays, and the heads that `fn` gets at once.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return fn, heads
+    rows = ROWS[0] if batch % (mesh.shape['data'] * mesh.shape['fsdp']) == 0 else None
+    cut = heads % mesh.shape['model'] == 0
+    spec = P(rows, None, 'model' if cut else None)
+    return jax.shard_map(fn, in_specs=spec, out_specs=spec, check_vma=False), heads // mesh.shape[
+        'model'
+    ] if cut else heads
 
 
 def abstract(shapes, placed):

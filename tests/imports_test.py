@@ -21,7 +21,7 @@ LAW = {
     'augment': (['errors'], JAX),
     'tokenizers': (['masks', 'errors'], JAX),
     'hiding': (['masks', 'errors', 'tokenizers.tokens'], JAX),  # the type it is handed
-    'models': (['masks', 'errors'], LINEN),
+    'models': (['masks', 'errors', 'sharding'], LINEN),  # the last for kernels that the compiler cannot cut
     'targets': (['masks', 'errors', 'tokenizers.tokens'], LINEN),
     'objectives': (['masks', 'errors', 'noise'], LINEN),
     'data': (['errors'], None),

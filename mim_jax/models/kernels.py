@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mim_jax.models import fused_attention
+from mim_jax.sharding import on_each_device
+
 LONG = 512  # keys from which TPUs are faster with `_attend_long`
 
 
@@ -118,6 +121,10 @@ def attend(q, k, v, valid=None):
 
 
 def _tokens_first(q, k, v, valid):
+    fused, heads = on_each_device(partial(fused_attention.attend, channels=q.shape[-1]), q.shape[0], q.shape[2])
+    if valid is None and fused_attention.suits(q, k, heads):
+        flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
+        return fused(*flat).reshape(q.shape)
     form = _attend_long if k.shape[1] >= LONG else _attend
     return form(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
 
