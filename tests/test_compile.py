@@ -59,6 +59,30 @@ def test_nothing_fits():
         compile.fit(lowered([], 4, 1e8), 4, compile.cuts(4, 0), 1e7)
 
 
+@pytest.mark.parametrize(('words', 'expected'), [
+    ('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 30.55G of 15.75G hbm. Exceeded hbm capacity', 30.55 * 2**30),
+    ('the total memory required for HLO temporaries (512.00M) exceeds available HBM (15.75G)', 512 * 2**20),
+    ('RESOURCE_EXHAUSTED: out of memory', math.inf),
+])  # fmt: skip
+def test_what_the_compiler_says_it_would_need(words, expected):
+    assert compile.asked(words) == expected
+
+
+def test_cuts_follow_what_the_compiler_says_it_would_need():
+    tried = []
+
+    def lower(accumulate):
+        tried.append(accumulate)
+        if accumulate < 8:
+            raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: Used {80 / accumulate}G of 15.75G hbm.')
+        return lowered([], 16, 1)(accumulate)
+
+    assert compile.fit(lower, 16, compile.cuts(16, 0), 15 * 2**30).accumulate == 8 and tried == [1, 8]
+    with pytest.raises(compile.DoesNotFit) as refusal:  # refused, though it asks for less than the limit
+        compile.fit(lower, 1, [4], 21 * 2**30)
+    assert (refusal.value.rows, refusal.value.need, refusal.value.limit) == (0, 20 * 2**30, 21 * 2**30)
+
+
 def test_micro_batch():
     assert compile.cuts(12, 0) == [1, 2, 3, 4, 6, 12] and compile.cuts(12, 4) == [3]
     with pytest.raises(

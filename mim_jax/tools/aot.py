@@ -131,7 +131,7 @@ def measure(config, compiler: Compiler, least: int = 1) -> tuple[dict, str]:
         flops = compile.model_flops(config, objective, augment, abstract.params)
         text, trimmed = printed(step, lower)
     told = dict(batch=config.data.batch_size, micro_batches=step.accumulate, rows=rows // step.accumulate,
-                state=state, seconds=round(time.time() - start, 1), without_sparse_core=trimmed)  # fmt: skip
+                state=state, compile_seconds=round(time.time() - start, 1), without_sparse_core=trimmed)  # fmt: skip
     return told | report(step.call, text, place, mesh, flops * config.data.batch_size / mesh.size), text
 
 

@@ -55,8 +55,12 @@ def search(config, place: aot.Place, tries: int, say: Callable[[str], None]) -> 
             say(f'  {row(trials[-1])}')
     except aot.OutOfTries:
         say(f'stopped after --tries={tries} compilations')
-    best = min(trials, key=lambda trial: trial.seconds, default=None)
-    if best is None or best.report is None:
+    if not trials:
+        raise InputError(
+            f'--tries={tries} is too few: the first mesh and remat policy needs more to see whether they fit'
+        )
+    best = min(trials, key=lambda trial: trial.seconds)
+    if best.report is None:
         raise min((trial.refusal for trial in trials), key=lambda refusal: refusal.need)
     tried = [dict(changes=dict(t.changes), seconds=t.seconds if t.report else None, row=row(t)) for t in trials]
     return best.report | dict(search=tried, paste=paste(config, best)), best.text
@@ -69,9 +73,12 @@ def candidates(config, place: aot.Place, trials: list[Trial]) -> Iterator[dict]:
         yield {}
     for mesh in meshes(config, n, trials):
         for policy in policies(config):
-            same = sizes(mesh_of(mesh), n) == sizes(config.mesh, n) and all(at(config, key) == value for key, value in policy.items())  # fmt: skip
+            changes = mesh | policy
+            same = sizes(mesh_of(mesh), n) == sizes(config.mesh, n) and remat(config, policy) == remat(config, {})
+            if not same and hopeless(config, place, changes, trials):
+                continue
             if not same:
-                yield mesh | policy
+                yield changes
             trial = trials[0] if same else trials[-1]
             if trial.report and trial.report['micro_batches'] == 1:
                 break  # more remat only computes more
@@ -81,6 +88,23 @@ def candidates(config, place: aot.Place, trials: list[Trial]) -> Iterator[dict]:
     scanned = {key: False for key in found(config, 'scan') if at(config, key)}
     if best and best.report and scanned:
         yield {**best.changes, **scanned}
+
+
+def hopeless(config, place: aot.Place, changes: Mapping, trials: list[Trial]) -> bool:
+    """Whether one row, with as much remat, was too much on another mesh that shares no products, and would be here."""
+    rows = [
+        t.refusal.need - fixed_bytes(applied(config, t.changes), place)[0]
+        for t in trials
+        if t.refusal and t.refusal.rows == 1 and remat(config, t.changes) == remat(config, changes)
+    ]
+    if not rows or changes['mesh.model'] > 1:
+        return False
+    return fixed_bytes(applied(config, changes), place)[0] + min(rows) > aot.room_of(place)
+
+
+def remat(config, changes: Mapping) -> list[str]:
+    """The policies of all slots, with changes."""
+    return [changes.get(key, at(config, key)) for key in found(config, 'remat')]
 
 
 def meshes(config, n: int, trials: list[Trial]) -> Iterator[dict]:
@@ -154,9 +178,7 @@ def attempt(config, changes: Mapping, compiler: aot.Compiler, least: int) -> Tri
 
 def fewest(config, place: aot.Place, changes: Mapping, trials: list[Trial]) -> int:
     """Micro-batches to begin with, from what was measured with as much remat on another mesh: activations are proportional to rows."""
-    keys = found(config, 'remat')
-    kind = [changes.get(key, at(config, key)) for key in keys]
-    like = [t for t in trials if t.report and [t.changes.get(key, at(config, key)) for key in keys] == kind]
+    like = [t for t in trials if t.report and remat(config, t.changes) == remat(config, changes)]
     if not like or 'micro_batch' in changes or config.micro_batch:
         return 1
     changed, known = applied(config, changes), like[-1].report
@@ -195,7 +217,9 @@ def paste(config, best: Trial) -> str:
 
 def refused(config, place: aot.Place, refusal: DoesNotFit) -> str:
     """The sentence for a config that does not fit, with what should."""
-    need = f'{refusal.need / GIB:.1f} GiB' if math.isfinite(refusal.need) else 'more than the compiler says'
+    if math.isinf(refusal.need):
+        return 'it does not fit, and the compiler does not say by how much: try less rows at once, encoder.remat=full or a larger mesh.fsdp (--search does)'
+    need = f'{refusal.need / GIB:.1f} GiB'
     lead = (f'{refusal.rows} rows at once need {need} a device, and of the {place.memory / GIB:.2f} of {place.name} '
             f'training takes at most {refusal.limit / GIB:.2f}')  # fmt: skip
     for changes, guess in guesses(config, place, refusal):
@@ -220,5 +244,5 @@ def guesses(config, place: aot.Place, refusal: DoesNotFit) -> list[tuple[dict, f
                 micro = min(rows, refusal.rows) // cut
                 changes = mesh | dict.fromkeys(keys, policy) | ({'micro_batch': micro} if config.micro_batch else {})
                 out.append((changes, kept + each * micro * KEPT[policy] / KEPT[POLICIES[least]]))
-    few = [bool(config.micro_batch) and changes['micro_batch'] < FEW for changes, _ in out]
-    return [guess for _, _, guess in sorted(zip(few, range(len(out)), out, strict=True), key=lambda x: x[:2])]
+    few = [min(changes.get('micro_batch', FEW), FEW) for changes, _ in out]  # then rather remat than fewer rows
+    return [out[i] for i in sorted(range(len(out)), key=lambda i: (-few[i], i))]
