@@ -189,13 +189,14 @@ def report(call: jax.stages.Compiled, text: str, place: Place, mesh, flops: floa
 
 def timing(program: hlo.Program, traffic: list[dict], flops: float, chip: topology.Chip, kind: str) -> dict:
     """Cycles, seconds and the shares of the peak that they imply: if collectives hide behind the rest, and if none does."""
-    spent = hlo.cost(program, chip.moves)
-    seconds, peak = spent.cycles / chip.clock, peak_flops(kind)
+    peak = peak_flops(kind)
+    spent = hlo.cost(program, chip.moves, chip.hbm / chip.clock, peak / chip.clock)
+    seconds = spent.cycles / chip.clock
     exchange = sum(t['sent'] for t in traffic) / chip.ici
     lines = [dict(line=key[0], backward=key[1], module=key[2], cycles=n) for key, n in spent.lines.most_common(TOP)]
     unknown = {name: dict(times=times, bytes=much) for name, (times, much) in spent.without_estimate.items()}
     return dict(
-        cycles=spent.cycles, charged=spent.charged, clock=chip.clock, seconds=seconds, collective_seconds=exchange,
+        cycles=spent.cycles, charged=spent.charged, kernels=spent.kernels, clock=chip.clock, seconds=seconds, collective_seconds=exchange,
         mfu=flops / peak / seconds, mfu_exposed=flops / peak / (seconds + exchange),
         loops_of_unknown_length=spent.guessed, without_estimate=unknown, prefetched=spent.prefetched, lines=lines,
     )  # fmt: skip

@@ -131,8 +131,9 @@ def speed(found: dict) -> list[str]:
     rate = [found['batch'] / s for s in (seconds + exchange, seconds)]
     unknown = ', '.join(f'{name} {n["times"]} times ({n["bytes"] / 1e6:.1f} MB)' for name, n in found['without_estimate'].items())  # fmt: skip
     return [
-        f'  cycles       {found["cycles"] / 1e6:.1f} M = {seconds * 1e3:.1f} ms at {found["clock"] / 1e9:.2f} GHz'
-        + (f', {found["charged"] / 1e6:.1f} M of them charged for moves without an estimate' if found['charged'] else ''),
+        f'  cycles       {found["cycles"] / 1e6:.1f} M = {seconds * 1e3:.1f} ms at {found["clock"] / 1e9:.2f} GHz',
+        f'    charged    {found["charged"] / 1e6:.1f} M of them, for moves without an estimate' if found['charged'] else '',
+        f'    kernels    {found["kernels"] / 1e6:.1f} M of them, the least that Pallas kernels take: they have no estimate' if found['kernels'] else '',
         f'  exchange     {exchange * 1e3:.2f} ms at the published bandwidth',
         f'  implied      MFU {found["mfu_exposed"]:.1%} if no collective hides behind the rest, {found["mfu"]:.1%} if all do; {rate[0]:.0f} to {rate[1]:.0f} examples/s',
         f'  not counted  {unknown}' if unknown else '',

@@ -1,8 +1,8 @@
 """A compiled program as the compiler prints it: what runs and how often, what the TPU compiler thinks each instruction costs, and which line of ours it comes from.
 
 Loops count as often as they run, of branches the dearest one counts. No estimate is given for physical copies and reshapes that the compiler did not
-turn into fusions, which are charged here by the bytes they read and write; nor for collectives (`hlo_collectives`), sorts, gathers, scatters
-and custom calls (a Pallas kernel is one), which are counted.
+turn into fusions, which are charged here by the bytes they read and write; nor for Pallas kernels, which are charged what they take at least, by their
+bytes and by the FLOPs of their `cost_estimate`; nor for collectives (`hlo_collectives`), sorts, gathers, scatters and other custom calls, which are counted.
 """
 
 import math
@@ -36,6 +36,7 @@ FREE = (
     'tuple',
     'while',
 )
+KERNEL = 'custom-call tpu_custom_call'  # of Pallas
 PREFETCHES = ('copy-start', 'slice-start')  # between HBM and VMEM, beside the rest
 WRAPPERS = ('while', 'body', 'cond', 'branch_0_fun', 'branch_1_fun', 'closed_call', 'checkpoint', 'rematted_computation')  # fmt: skip
 FREE_CALLS = ('AllocateBuffer', 'AsyncCollectiveStart', 'AsyncCollectiveDone', 'ConcatBitcast')  # custom calls that do no work  # fmt: skip
@@ -104,8 +105,9 @@ class Executed(NamedTuple):
 
 class Cost(NamedTuple):
     """Attributes:
-    cycles: estimated ones, and those charged for moves without an estimate.
-    charged: the latter alone.
+    cycles: estimated ones, and those charged.
+    charged: of these, for moves without an estimate.
+    kernels: of these, for Pallas kernels, at least.
     lines: cycles by (line of the package, whether of the backward pass, module).
     without_estimate: {operation: (how often it runs, bytes that it reads and writes)}.
     prefetched: bytes copied between HBM and VMEM beside the rest.
@@ -114,6 +116,7 @@ class Cost(NamedTuple):
 
     cycles: float
     charged: float
+    kernels: float
     lines: Counter
     without_estimate: Mapping[str, tuple[int, int]]
     prefetched: int
@@ -219,34 +222,43 @@ def moved(i: Instruction, beside: Mapping[str, Instruction]) -> int:
     return 2 * sizes[1] if i.op == 'dynamic-update-slice' and len(sizes) > 1 else size(i.shape) + sum(sizes)
 
 
-def cost(program: Program, bytes_per_cycle: float) -> Cost:
+def cost(program: Program, moves: float, hbm: float, peak: float) -> Cost:
     """What a scheduled program costs a TPU.
 
     Args:
-        bytes_per_cycle: what copies reach that do have an estimate.
+        moves: bytes a cycle of copies that do have an estimate.
+        hbm: bytes a cycle between memory and chip.
+        peak: FLOPs a cycle.
     """
-    lines, without, charged, prefetched, guessed = Counter(), defaultdict(lambda: (0, 0)), 0.0, 0, 0
+    lines, without, charged, kernels, prefetched, guessed = Counter(), defaultdict(lambda: (0, 0)), 0.0, 0.0, 0, 0
     for i, times, beside in executed(program):
-        cycles = i.cycles
+        cycles, much = i.cycles, moved(i, beside)
         if i.op == 'while':
             guessed += trips(i, program.computations) is None
         elif i.op in PREFETCHES:
             prefetched += times * size(i.shape) // 2
         elif cycles is None and i.op in MOVES:
-            much = moved(i, beside)
-            cycles = much / bytes_per_cycle * (much >= SMALL)
+            cycles = much / moves * (much >= SMALL)
             charged += times * cycles
-        elif cycles is None and (what := unestimated(i, beside, program)):
-            often, much = without[what]
-            without[what] = often + times, much + times * moved(i, beside)
+        elif cycles is None and (what := unestimated(i, much, program)):
+            without[what] = without[what][0] + times, without[what][1] + times * much
+            if what == KERNEL:
+                cycles = max(much / hbm, told_flops(i) / peak)
+                kernels += times * cycles
         if cycles:
             lines[program.line(i), 'transpose(' in i.label, module(i.label)] += times * cycles
-    return Cost(sum(lines.values()), charged, lines, dict(without), prefetched, guessed)
+    return Cost(sum(lines.values()), charged, kernels, lines, dict(without), prefetched, guessed)
 
 
-def unestimated(i: Instruction, beside: Mapping[str, Instruction], program: Program) -> str:
-    """What an instruction without an estimate is called in the report; '' for what is free, small, or a collective."""
-    if i.op in FREE or i.op.endswith('-done') or base(i.op) in COLLECTIVES or moved(i, beside) < SMALL:
+def told_flops(i: Instruction) -> int:
+    """Those that a kernel says it does, 0 if it does not say."""
+    found = re.search(r'"cost_estimate":\{[^}]*"flops":"(\d+)"', i.rest)
+    return int(found[1]) if found else 0
+
+
+def unestimated(i: Instruction, much: int, program: Program) -> str:
+    """What an instruction without an estimate, that moves so many bytes, is called in the report; '' for what is free, small, or a collective."""
+    if i.op in FREE or i.op.endswith('-done') or base(i.op) in COLLECTIVES or much < SMALL:
         return ''
     if i.op == 'custom-call':
         target = re.search(r'custom_call_target="([^"]*)"', i.rest)[1]

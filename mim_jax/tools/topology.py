@@ -25,6 +25,7 @@ class Chip(NamedTuple):
         clock: Hz at which large bf16 products meet the public peak; public for v4.
         memory: bytes of HBM that the compiler lets a program have.
         ici: bytes a second that it sends to its neighbours, over all links together, as published.
+        hbm: bytes a second between memory and chip, as published.
         moves: bytes a cycle of the copies that the compiler has an estimate for.
         shapes: usual slices.
         cores: of a chip as accelerator types count them ('v5p-128' is 64 chips).
@@ -34,6 +35,7 @@ class Chip(NamedTuple):
     clock: float
     memory: float
     ici: float
+    hbm: float
     moves: float
     shapes: tuple[str, ...]
     cores: int = 1
@@ -41,11 +43,11 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    'v4': Chip(1.05e9, 30.75 * GIB, 300e9, 340, CUBES, 2, dict(chip_config_name='megacore')),
-    'v5e': Chip(1.50e9, 15.75 * GIB, 200e9, 140, FLAT),
-    'v5p': Chip(1.75e9, 95.73 * GIB, 600e9, 300, CUBES, 2),
-    'v6e': Chip(1.75e9, 31.24 * GIB, 448e9, 200, FLAT),
-    'tpu7x': Chip(2.20e9, 94.74 * GIB, 600e9, 240, CUBES),
+    'v4': Chip(1.05e9, 30.75 * GIB, 300e9, 1228e9, 340, CUBES, 2, dict(chip_config_name='megacore')),
+    'v5e': Chip(1.50e9, 15.75 * GIB, 200e9, 819e9, 140, FLAT),
+    'v5p': Chip(1.75e9, 95.73 * GIB, 600e9, 2765e9, 300, CUBES, 2),
+    'v6e': Chip(1.75e9, 31.24 * GIB, 448e9, 1640e9, 200, FLAT),
+    'tpu7x': Chip(2.20e9, 94.74 * GIB, 600e9, 3690e9, 240, CUBES),
 }
 
 

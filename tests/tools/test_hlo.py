@@ -91,7 +91,7 @@ ENTRY %main (a: f32[8], big: f32[1048576]) -> f32[8] {{
 
 @pytest.fixture(scope='module')
 def cost():
-    return hlo.cost(hlo.parse(TEXT), bytes_per_cycle=1024)
+    return hlo.cost(hlo.parse(TEXT), moves=1024, hbm=2048, peak=10)
 
 
 def test_loops_count_as_often_as_they_run_and_of_branches_the_dearest(cost):
@@ -104,8 +104,17 @@ def test_loops_count_as_often_as_they_run_and_of_branches_the_dearest(cost):
 
 def test_moves_without_an_estimate_are_charged_by_their_bytes(cost):
     assert cost.charged == 2 * 4 * 1024 * 1024 / 1024
-    assert cost.cycles == 900 + 7 + cost.charged
+    assert cost.cycles == 900 + 7 + cost.charged + cost.kernels
     assert cost.prefetched == 4 * 1024 * 1024 + 2
+
+
+def test_kernels_are_charged_what_they_take_at_least(cost):
+    assert cost.kernels == 9 * (4 * 262144 + 32) / 2048 == cost.lines['mim_jax/models/blocks.py:22', False, '']
+    told = TEXT.replace(
+        '"tpu_custom_call"',
+        '"tpu_custom_call", backend_config={"cost_estimate":{"flops":"50000","bytes_accessed":"1"}}',
+    )
+    assert hlo.cost(hlo.parse(told), 1024, 2048, peak=10).kernels == 9 * 5000
 
 
 def test_what_has_no_estimate_is_listed_with_its_bytes(cost):

@@ -13,6 +13,7 @@ from mim_jax.tools import topology
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
+    jax.devices()  # JAX is awake: what is set for it comes too late
     for name in ('JAX_PLATFORMS', 'XLA_FLAGS', 'TPU_SKIP_MDS_QUERY', 'ALLOW_MULTIPLE_LIBTPU_LOAD'):
         monkeypatch.setenv(name, '')  # so that what a test sets is undone
         monkeypatch.delenv(name)
