@@ -102,10 +102,11 @@ def keep_rows(call, args, kwargs, context):
 
 
 def on_each_device(fn: Callable, batch: int, heads: int) -> tuple[Callable, int]:
-    """A function of arrays [B, N, H * C] that knows nothing of meshes, such as a kernel the compiler cannot cut, run by every device on its share.
+    """A function that knows nothing of meshes, such as a kernel the compiler cannot cut, run by every device on its share.
 
     Args:
-        fn: `(*arrays) -> array`, all cut alike: by rows over 'data' and 'fsdp', by heads over 'model', where they divide.
+        fn: `(q, k, v, mask) -> array`: q, k, v and the result [B, N, H * C] are cut by rows over 'data' and 'fsdp' and by heads over 'model'
+            where they divide, the mask [B, ...] or None by rows.
         batch, heads: B and H.
 
     Returns:
@@ -117,9 +118,8 @@ def on_each_device(fn: Callable, batch: int, heads: int) -> tuple[Callable, int]
     rows = ROWS[0] if batch % (mesh.shape['data'] * mesh.shape['fsdp']) == 0 else None
     cut = heads % mesh.shape['model'] == 0
     spec = P(rows, None, 'model' if cut else None)
-    return jax.shard_map(fn, in_specs=spec, out_specs=spec, check_vma=False), heads // mesh.shape[
-        'model'
-    ] if cut else heads
+    share = jax.shard_map(fn, in_specs=(spec, spec, spec, P(rows)), out_specs=spec, check_vma=False)
+    return share, heads // mesh.shape['model'] if cut else heads
 
 
 def abstract(shapes, placed):

@@ -59,7 +59,7 @@ class StackedDense(nn.Module):
         kernel = self.param('kernel', fused_xavier, (self.count, x.shape[-1], self.features))
         bias = self.param('bias', nn.initializers.zeros, (len(self.biased), self.features))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        outs = lax.platform_dependent(x, kernel, cpu=project_each, default=project_stacked)
+        outs = lax.platform_dependent(x, kernel, cpu=project_each, tpu=project_each, default=project_stacked)
         for i, b in zip(self.biased, bias, strict=True):
             outs[i] = add_bias(outs[i], b)
         return outs

@@ -13,8 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
-SUBLANES = 16  # rows of bf16 that blocks of queries are made of
-SCORES = 1 << 18  # of a block of queries, which have to fit the fast memory several times
+SUBLANES = 32  # rows of int8, the least that blocks of queries are made of
+SCORES = 3 << 17  # of a block of queries, which have to fit the fast memory several times
 ROWS = 256  # tokens that one call of a kernel takes at least, if there are as many: more samples hide each other's latencies
 MOST = 8  # samples of one call
 
@@ -37,52 +37,70 @@ def suits(q, k, heads: int) -> bool:
     return whole and q.dtype == k.dtype == jnp.bfloat16 and block_of(q.shape[1], k.shape[1]) is not None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def attend(q, k, v, channels: int, interpret: bool = False):
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def attend(q, k, v, valid, channels: int, interpret: bool = False):
     """softmax(q k^T) v of every head, softmax in f32 (arXiv 1706.03762), for arrays that `suits` of.
 
     Args:
         q, k, v: [B, Q, D], [B, K, D], [B, K, D], heads side by side in D; q is scaled already.
+        valid: int8[B, 1, K] or int8[B, Q, K], 0 where a query may not look, or None; a query without any valid key gets zeros.
         channels: of a head.
         interpret: run it on any device, slowly.
 
     Returns:
         q.dtype[B, Q, D].
     """
-    return _call(_forward_kernel, (q, k, v), 'q', channels, interpret)[0]
+    return _call(_forward_kernel, q, k, v, valid, channels=channels, interpret=interpret)[0]
 
 
-def _forward(q, k, v, channels, interpret):
-    return attend(q, k, v, channels, interpret), (q, k, v)
+def _forward(q, k, v, valid, channels, interpret):
+    return attend(q, k, v, valid, channels, interpret), (q, k, v, valid)
 
 
 def _backward(channels, interpret, residuals, g):
-    return tuple(_call(_backward_kernel, (*residuals, g), 'qkk', channels, interpret))
+    q, k, v, valid = residuals
+    turned = None if valid is None else valid.swapaxes(1, 2)
+    return *_call(_backward_kernel, q, k, v, turned, g, channels=channels, interpret=interpret), None
 
 
 attend.defvjp(_forward, _backward)
 
 
-def _call(kernel, operands, results: str, channels: int, interpret: bool):
-    """Runs a kernel over blocks of samples, groups of heads and queries; `results` are like queries or like keys."""
-    (batch, queries, width), keys = operands[0].shape, operands[1].shape[1]
-    block = block_of(queries, keys)
-    rows = next(n for n in range(max(1, min(MOST, ROWS // max(queries, keys))), 0, -1) if batch % n == 0)
+def _call(kernel, q, k, v, valid, *gradient, channels: int, interpret: bool):
+    """Runs a kernel over blocks of samples, groups of heads and queries."""
+    (batch, queries, width), keys = q.shape, k.shape[1]
+    block, rows = block_of(queries, keys), _samples(batch, max(queries, keys))
     asked = pl.BlockSpec((rows, block, LANES), lambda b, g, i: (b, i, g))
     seen = pl.BlockSpec((rows, keys, LANES), lambda b, g, i: (b, 0, g))
-    like = {'q': (asked, operands[0]), 'k': (seen, operands[1])}
-    summed = [pltpu.VMEM((rows, keys, LANES), jnp.float32)] * (2 if results == 'qkk' and block < queries else 0)
+    results = [(asked, q), (seen, k), (seen, v)][: 3 if gradient else 1]
+    parts = block < queries and bool(gradient)
     return pl.pallas_call(
         partial(kernel, channels=channels),
         grid=(batch // rows, width // LANES, queries // block),
-        in_specs=[asked, seen, seen, asked][: len(operands)],
-        out_specs=[like[kind][0] for kind in results],
-        out_shape=[jax.ShapeDtypeStruct(like[kind][1].shape, operands[0].dtype) for kind in results],
-        scratch_shapes=summed,
+        in_specs=[asked, seen, seen, _spec_of_valid(valid, rows, block, queries, bool(gradient)), *[asked] * len(gradient)],
+        out_specs=[spec for spec, _ in results],
+        out_shape=[jax.ShapeDtypeStruct(like.shape, like.dtype) for _, like in results],
+        scratch_shapes=[pltpu.VMEM((rows, keys, LANES), jnp.float32)] * (2 * parts),
         compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel', 'parallel', 'arbitrary')),
         interpret=interpret,
         name=kernel.__name__.strip('_'),
-    )(*operands)
+    )(q, k, v, valid, *gradient)  # fmt: skip
+
+
+def _samples(batch: int, tokens: int) -> int:
+    """Samples of one call of a kernel."""
+    return next(n for n in range(max(1, min(MOST, ROWS // tokens)), 0, -1) if batch % n == 0)
+
+
+def _spec_of_valid(valid, rows: int, block: int, queries: int, turned: bool):
+    """How valid[B, Q, K], or where `turned` [B, K, Q], is cut; an axis of 1 stands for all queries."""
+    if valid is None:
+        return None
+    axis = 2 if turned else 1
+    each = valid.shape[axis] == queries > 1
+    shape = list(valid.shape)
+    shape[0], shape[axis] = rows, block if each else 1
+    return pl.BlockSpec(tuple(shape), lambda b, g, i: (b, *((0, i) if turned else (i, 0))) if each else (b, 0, 0))
 
 
 def _heads(width: int, channels: int) -> list:
@@ -95,28 +113,43 @@ def _only(mine, x):
     return jnp.where(mine, x, jnp.zeros_like(x))
 
 
-def _forward_kernel(q_ref, k_ref, v_ref, out_ref, *, channels):
+def _weights(scores, valid, axis: int):
+    """(weights, their sum) before division, f32, over the keys' axis."""
+    if valid is not None:
+        seen = valid.astype(jnp.int32) != 0
+        scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+    weights = jnp.exp(scores - scores.max(axis, keepdims=True))
+    weights = weights if valid is None else jnp.where(seen, weights, 0)
+    return weights, jnp.maximum(
+        weights.sum(axis, keepdims=True), 1
+    )  # the largest weight is 1, but where nothing is valid
+
+
+def _forward_kernel(q_ref, k_ref, v_ref, valid_ref, out_ref, *, channels):
     for row in range(q_ref.shape[0]):
-        q, k, v = q_ref[row], k_ref[row], v_ref[row]
+        q, k, v, valid = q_ref[row], k_ref[row], v_ref[row], None if valid_ref is None else valid_ref[row]
         out = jnp.zeros(q.shape, jnp.float32)
         for mine in _heads(LANES, channels):
-            scores = dot(q, _only(mine, k), BY_LANES)  # f32[Q, K]
-            weights = jnp.exp(scores - scores.max(1, keepdims=True))
-            mixed = dot(weights.astype(v.dtype), v, BY_ROWS) / weights.sum(1, keepdims=True)
-            out = jnp.where(mine, mixed, out)
+            weights, total = _weights(dot(q, _only(mine, k), BY_LANES), valid, 1)  # f32[Q, K]
+            out = jnp.where(mine, dot(weights.astype(v.dtype), v, BY_ROWS) / total, out)
         out_ref[row] = out.astype(out_ref.dtype)
 
 
-def _backward_kernel(q_ref, k_ref, v_ref, g_ref, dq_ref, dk_ref, dv_ref, *sums, channels):
+def _backward_kernel(q_ref, k_ref, v_ref, valid_ref, g_ref, dq_ref, dk_ref, dv_ref, *sums, channels):
     """Keys before queries: two of the three products of weights then need no transpose, and sums go along rows."""
     for row in range(q_ref.shape[0]):
-        q, k, v, g = q_ref[row], k_ref[row], v_ref[row], g_ref[row]
+        q, k, v, g, valid = (
+            q_ref[row],
+            k_ref[row],
+            v_ref[row],
+            g_ref[row],
+            None if valid_ref is None else valid_ref[row],
+        )
         dq, dk, dv = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
         for mine in _heads(LANES, channels):
             q_head, g_head = _only(mine, q), _only(mine, g)
-            scores = dot(k, q_head, BY_LANES)  # f32[K, Q]
-            weights = jnp.exp(scores - scores.max(0, keepdims=True))
-            weights = weights * (1 / weights.sum(0, keepdims=True))
+            weights, total = _weights(dot(k, q_head, BY_LANES), valid, 0)  # f32[K, Q]
+            weights = weights * (1 / total)
             dweights = dot(v, g_head, BY_LANES)
             mean = (weights * dweights).sum(0, keepdims=True)
             dscores = (weights * (dweights - mean)).astype(q.dtype)

@@ -122,9 +122,10 @@ def attend(q, k, v, valid=None):
 
 def _tokens_first(q, k, v, valid):
     fused, heads = on_each_device(partial(fused_attention.attend, channels=q.shape[-1]), q.shape[0], q.shape[2])
-    if valid is None and fused_attention.suits(q, k, heads):
+    if fused_attention.suits(q, k, heads):
         flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
-        return fused(*flat).reshape(q.shape)
+        told = None if valid is None else (valid if valid.ndim == 3 else valid[:, None]).astype(jnp.int8)
+        return fused(*flat, told).reshape(q.shape)
     form = _attend_long if k.shape[1] >= LONG else _attend
     return form(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
 

@@ -19,13 +19,13 @@ def arrays(batch, queries, keys, heads, channels):
     return [x.astype(jnp.float32) for x in (q * channels**-0.5, k, v, g)]  # exact in bf16 too
 
 
-def plain(heads, channels):
+def plain(heads, channels, valid=None):
     """The reference, of heads side by side and of scaled queries."""
 
     def apart(x):
         return x.reshape(*x.shape[:2], heads, channels)
 
-    return lambda q, k, v: attend_reference(apart(q) * channels**0.5, apart(k), apart(v)).reshape(q.shape)
+    return lambda q, k, v: attend_reference(apart(q) * channels**0.5, apart(k), apart(v), valid).reshape(q.shape)
 
 
 def results(attend, dtype, arrays):
@@ -47,7 +47,7 @@ def results(attend, dtype, arrays):
 )
 def test_values_and_gradients_of_the_plain_form(dtype, batch, queries, keys, heads, channels):
     given = arrays(batch, queries, keys, heads, channels)
-    found = results(lambda q, k, v: fused_attention.attend(q, k, v, channels, True), dtype, given)
+    found = results(lambda q, k, v: fused_attention.attend(q, k, v, None, channels, True), dtype, given)
     for ours, theirs in zip(found, results(plain(heads, channels), jnp.float32, given), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE[dtype] * np.abs(theirs).max())
 
@@ -56,19 +56,32 @@ def test_gradients_of_keys_add_up_over_blocks_of_queries(monkeypatch):
     monkeypatch.setattr(fused_attention, 'SCORES', 32 * 40)
     assert fused_attention.block_of(64, 40) == 32
     given = arrays(2, 64, 40, 2, 64)
-    found = results(lambda q, k, v: fused_attention.attend(q, k, v, 64, True), jnp.float32, given)
+    found = results(lambda q, k, v: fused_attention.attend(q, k, v, None, 64, True), jnp.float32, given)
     for ours, theirs in zip(found, results(plain(2, 64), jnp.float32, given), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-6 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize('each', [False, True])
+@pytest.mark.parametrize('blocks', [1, 2])
+def test_what_is_not_valid_is_not_seen(monkeypatch, each, blocks):
+    monkeypatch.setattr(fused_attention, 'SCORES', 64 * 24 // blocks)
+    given = arrays(2, 64, 24, 2, 64)
+    valid = np.random.default_rng(1).random((2, 64, 24) if each else (2, 24)) < 0.6
+    valid[1] = False  # nothing to look at: zeros
+    told = jnp.asarray(valid if each else valid[:, None], jnp.int8)
+    found = results(lambda q, k, v: fused_attention.attend(q, k, v, told, 64, True), jnp.float32, given)
+    for ours, theirs in zip(found, results(plain(2, 64, valid), jnp.float32, given), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-6 * np.abs(theirs).max())
 
 
 def test_scores_far_from_zero_stay_finite():
     q, k, v, g = arrays(1, 8, 8, 2, 64)
-    found = results(lambda q, k, v: fused_attention.attend(q, k, v, 64, True), jnp.float32, (100 * q, k, v, g))
+    found = results(lambda q, k, v: fused_attention.attend(q, k, v, None, 64, True), jnp.float32, (100 * q, k, v, g))
     assert all(np.isfinite(x).all() for x in found)
 
 
 @pytest.mark.parametrize(
-    ('queries', 'keys', 'block'), [(50, 50, 50), (197, 197, 197), (1568, 1568, 112), (1025, 1025, None)]
+    ('queries', 'keys', 'block'), [(50, 50, 50), (197, 197, 197), (1568, 1568, 224), (1025, 1025, None)]
 )
 def test_blocks_of_queries(queries, keys, block):
     assert fused_attention.block_of(queries, keys) == block
@@ -87,18 +100,21 @@ def test_what_suits():
     assert not suits(16, 64, 16, dtype=jnp.float32)
 
 
-@pytest.mark.parametrize(('batch', 'heads', 'shape'), [(8, 4, (2, 13, 128)), (8, 3, (2, 13, 192)), (3, 4, (3, 13, 128))])
+@pytest.mark.parametrize(
+    ('batch', 'heads', 'shape'), [(8, 4, (2, 13, 128)), (8, 3, (2, 13, 192)), (3, 4, (3, 13, 128))]
+)
 def test_each_device_runs_its_share(batch, heads, shape):
     seen = []
 
-    def fn(q, k, v):
-        seen.append(q.shape)
+    def fn(q, k, v, mask):
+        seen.append((q.shape, mask is None or mask.shape))
         return q + k + v
 
     q, k, v, _ = arrays(batch, 13, 13, heads, 64)
     with jax.set_mesh(sharding.make_mesh(2, 2, 2)):
         share, at_once = sharding.on_each_device(fn, batch, heads)
-        found = jax.jit(share)(q, k, v)
-    np.testing.assert_allclose(found, q + k + v, rtol=1e-6)
-    assert seen == [shape] and at_once == shape[2] // 64
+        found = jax.jit(share)(q, k, v, jnp.zeros((batch, 1, 13)))
+        np.testing.assert_allclose(found, q + k + v, rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(share)(q, k, v, None), q + k + v, rtol=1e-6)
+    assert seen == [(shape, (shape[0], 1, 13)), (shape, True)] and at_once == shape[2] // 64
     assert sharding.on_each_device(fn, batch, heads) == (fn, heads)  # without a mesh
