@@ -12,9 +12,9 @@ from mim_jax.compile import DoesNotFit
 from mim_jax.errors import InputError
 from mim_jax.progress import peak_flops
 from mim_jax.tools import hlo, hlo_collectives, topology
+from mim_jax.tools.fit_text import axes
 
 TOP = 40  # lines of the package that a report keeps
-MIB = 1 << 20
 
 
 class Place(NamedTuple):
@@ -126,7 +126,7 @@ def measure(config, compiler: Compiler, least: int = 1) -> tuple[dict, str]:
         if (state := state_bytes(abstract)) > room:
             raise DoesNotFit(rows // cuts[-1], state, room)
         lower = compile.lowering(config, objective, augment, abstract, mesh)
-        announced = compiler.of(axes(mesh) + describe(config), lower, rows)
+        announced = compiler.of(axes(mesh.shape) + describe(config), lower, rows)
         step = compile.fit(announced, rows, cuts, room, compiler)
         flops = compile.model_flops(config, objective, augment, abstract.params)
         text, trimmed = printed(step, lower)
@@ -155,18 +155,12 @@ def printed(step: compile.Step, lower: Callable) -> tuple[str, bool]:
         return lower(step.accumulate).compile(compiler_options=options).as_text(), True
 
 
-def axes(mesh) -> str:
-    """'data 4 x fsdp 2' of a mesh."""
-    return ' x '.join(f'{name} {n}' for name, n in mesh.shape.items() if n > 1) or 'one device'
-
-
 def describe(config) -> str:
-    """', remat full, layers scanned' of the slots that have a choice."""
-    told = {key: config[key] for key in ('encoder', 'mixer', 'decoder') if key in config}
-    return ''.join([
-        f', remat {told["encoder"].remat}' if 'remat' in told.get('encoder', {}) else '',
-        ', layers scanned' if told.get('encoder', {}).get('scan') else '',
-    ])  # fmt: skip
+    """', remat full, layers scanned' of an encoder that has the choice."""
+    encoder = config.encoder
+    return f', remat {encoder.remat}' * ('remat' in encoder) + ', layers scanned' * bool(
+        'scan' in encoder and encoder.scan
+    )
 
 
 def report(call: jax.stages.Compiled, text: str, place: Place, mesh, flops: float) -> dict:
@@ -179,7 +173,8 @@ def report(call: jax.stages.Compiled, text: str, place: Place, mesh, flops: floa
     arguments, temporaries, output, shared = m.argument_size_in_bytes, m.temp_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes  # fmt: skip
     memory = dict(arguments=arguments, temporaries=temporaries, output=output, shared=shared, program=m.generated_code_size_in_bytes,
                   total=arguments + temporaries + output - shared, room=room_of(place), device=place.memory)  # fmt: skip
-    traffic = [t._asdict() for t in hlo_collectives.traffic(program, mesh.shape)]
+    traffic = [t._asdict() | ({'seconds': t.sent / place.chip.ici} if place.chip else {})
+               for t in hlo_collectives.traffic(program, mesh.shape)]  # fmt: skip
     found = dict(
         topology=place.name, devices=len(place.devices), device_kind=kind, mesh=dict(mesh.shape), fits=True,
         versions=versions(), memory=memory, model_flops=flops, collectives=traffic,
@@ -191,8 +186,7 @@ def timing(program: hlo.Program, traffic: list[dict], flops: float, chip: topolo
     """Cycles, seconds and the shares of the peak that they imply: if collectives hide behind the rest, and if none does."""
     peak = peak_flops(kind)
     spent = hlo.cost(program, chip.moves, chip.hbm / chip.clock, peak / chip.clock)
-    seconds = spent.cycles / chip.clock
-    exchange = sum(t['sent'] for t in traffic) / chip.ici
+    seconds, exchange = spent.cycles / chip.clock, sum(t['seconds'] for t in traffic)
     lines = [dict(line=key[0], backward=key[1], module=key[2], cycles=n) for key, n in spent.lines.most_common(TOP)]
     unknown = {name: dict(times=times, bytes=much) for name, (times, much) in spent.without_estimate.items()}
     return dict(

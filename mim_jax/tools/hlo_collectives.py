@@ -81,31 +81,30 @@ def groups_of(text: str, devices: int) -> np.ndarray:
 
 def _iota(text: str) -> np.ndarray:
     """Devices in the order that '[4,2]T(1,0)' stands for: 0, 1, ... laid out so, then transposed."""
-    shape, _, order = text.strip('[').partition(']T')
-    ids = np.arange(np.prod(shape := list(map(int, shape.strip(']').split(','))))).reshape(shape)
-    return (ids.transpose(list(map(int, order.strip('()').split(',')))) if order else ids).reshape(-1)
+    shape, order = ([int(n) for n in re.findall(r'\d+', part)] for part in text.partition('T')[::2])
+    ids = np.arange(np.prod(shape)).reshape(shape)
+    return ids.transpose(order or range(ids.ndim)).reshape(-1)
 
 
-def _over_axes(sizes: str, ids: str | None, axes: str) -> np.ndarray:
+def _over_axes(mesh: str, ids: str | None, axes: str) -> np.ndarray:
     """Groups along axes of a mesh 'a'=2,'b'=4, whole or in part: 'b':(2)2 is the part of size 2 that has size 2 before it."""
-    sizes = {name: int(n) for name, n in re.findall(r'([^,=]+)=(\d+)', sizes)}
-    parts, names, members = [], [], []
-    wanted = defaultdict(list)
-    for name, before, n in re.findall(r'([^,:()]+)(?::\((\d+)\)(\d+))?', axes):
-        wanted[name.strip()].append((int(before or 1), int(n or sizes[name.strip()])))
-    for name, whole in sizes.items():
+    wanted, shape, members = defaultdict(list), [], []
+    for name, before, n in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
+        wanted[name].append((int(before or 1), int(n or 0)))
+    for name, whole in re.findall(r"'([^']+)'=(\d+)", mesh):
         done = 1
         for before, n in sorted(wanted[name]):
-            parts += [before // done, n]
-            names += [False, True]
-            done = before * n
-        parts.append(whole // done)
-        names.append(False)
-    order = _iota(ids) if ids and ids.startswith('[') else np.array(ids.split(','), int) if ids else np.arange(np.prod(parts))  # fmt: skip
-    members = [axis for axis, member in enumerate(names) if member]
-    others = [axis for axis, member in enumerate(names) if not member]
-    count = int(np.prod([parts[axis] for axis in members]))
-    return order.reshape(parts).transpose(others + members).reshape(-1, count)
+            members.append(len(shape) + 1)
+            shape += [before // done, n or int(whole)]
+            done = before * shape[-1]
+        shape.append(int(whole) // done)
+    if ids:
+        devices = _iota(ids) if ids.startswith('[') else np.array(ids.split(','), int)
+    else:
+        devices = np.arange(np.prod(shape))
+    others = [axis for axis in range(len(shape)) if axis not in members]
+    count = int(np.prod([shape[axis] for axis in members]))
+    return devices.reshape(shape).transpose(others + members).reshape(-1, count)
 
 
 def axes_of(groups: np.ndarray, mesh: Mapping[str, int]) -> str:

@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
 from absl import flags
 
+from mim_jax import compile
 from mim_jax.tools import aot, fit
 from tests import checks
 
