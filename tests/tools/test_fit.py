@@ -107,6 +107,20 @@ def test_what_does_not_fit_is_refused_with_what_would(tool, tmp_path, monkeypatc
     assert err.splitlines()[-1] == f'mim_jax: {found["why"]}' and 'this would' in err and '--config.micro_batch=' in err
 
 
+def test_a_program_that_cannot_be_printed_is_compiled_without_the_sparse_core():
+    def broken():
+        raise jax.errors.JaxRuntimeError('INTERNAL: async-update instruction should have 1 operands but sees 3')
+
+    def lower(accumulate):
+        return SimpleNamespace(
+            compile=lambda compiler_options: SimpleNamespace(as_text=lambda: f'{accumulate} {compiler_options}')
+        )
+
+    step = compile.Step(SimpleNamespace(as_text=broken), 2, 0)
+    assert aot.printed(step, lower) == ("2 {'xla_tpu_offload_gather_to_sparsecore': 'false'}", True)
+    assert aot.printed(compile.Step(SimpleNamespace(as_text=lambda: 'HloModule'), 2, 0), lower) == ('HloModule', False)
+
+
 SEEN = """
 import re, sys
 from pathlib import Path
