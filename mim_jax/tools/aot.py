@@ -13,6 +13,7 @@ from mim_jax.errors import InputError
 from mim_jax.progress import peak_flops
 from mim_jax.tools import hlo, hlo_collectives, topology
 from mim_jax.tools.fit_text import axes
+from mim_jax.tools.topology import GIB
 
 TOP = 40  # lines of the package that a report keeps
 
@@ -49,7 +50,7 @@ class Compiler:
     """
 
     def __init__(self, place: Place, say: Callable[[str], None] = lambda line: None, most: float = math.inf):
-        self.place, self.say, self.most, self.count, self.seconds = place, say, most, 0, 0.0
+        self.place, self.say, self.most, self.count = place, say, most, 0
 
     def __call__(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         """The program.
@@ -59,13 +60,14 @@ class Compiler:
         """
         start = time.time()
         try:
-            return lowered.compile() if self.place.chip else compile.compiled_for_here(lowered)
+            call = lowered.compile() if self.place.chip else compile.compiled_for_here(lowered)
         except jax.errors.JaxRuntimeError as error:
-            need = compile.asked(str(error)) / topology.GIB
-            self.say(f'  too large for the compiler: {need:.1f} of {self.place.memory / topology.GIB:.1f} GiB')
+            self.say(
+                f'  too large for the compiler: {compile.asked(str(error)) / GIB:.1f} of {self.place.memory / GIB:.1f} GiB'
+            )
             raise
-        finally:
-            self.seconds = time.time() - start
+        self.say(f'  {memory(call)["total"] / GIB:.3g} GiB, {time.time() - start:.0f} s')
+        return call
 
     def of(self, what: str, lower: Callable[[int], jax.stages.Lowered], rows: int) -> Callable:
         """`lower`, announced."""
@@ -163,21 +165,26 @@ def describe(config) -> str:
     )
 
 
+def memory(call: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes of a device; `total` counts what the output takes the place of once, and leaves the program itself out."""
+    m = call.memory_analysis()
+    sizes = dict(arguments=m.argument_size_in_bytes, temporaries=m.temp_size_in_bytes, output=m.output_size_in_bytes)
+    shared = m.alias_size_in_bytes
+    return sizes | dict(shared=shared, program=m.generated_code_size_in_bytes, total=sum(sizes.values()) - shared)
+
+
 def report(call: jax.stages.Compiled, text: str, place: Place, mesh, flops: float) -> dict:
     """What the compiler says of a program, in numbers: bytes, seconds, and shares of 1.
 
     Args:
         flops: of the model, of a device and step.
     """
-    m, program, kind = call.memory_analysis(), hlo.parse(text), place.devices[0].device_kind
-    arguments, temporaries, output, shared = m.argument_size_in_bytes, m.temp_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes  # fmt: skip
-    memory = dict(arguments=arguments, temporaries=temporaries, output=output, shared=shared, program=m.generated_code_size_in_bytes,
-                  total=arguments + temporaries + output - shared, room=room_of(place), device=place.memory)  # fmt: skip
+    program, kind = hlo.parse(text), place.devices[0].device_kind
     traffic = [t._asdict() | ({'seconds': t.sent / place.chip.ici} if place.chip else {})
                for t in hlo_collectives.traffic(program, mesh.shape)]  # fmt: skip
     found = dict(
         topology=place.name, devices=len(place.devices), device_kind=kind, mesh=dict(mesh.shape), fits=True,
-        versions=versions(), memory=memory, model_flops=flops, collectives=traffic,
+        versions=versions(), memory=memory(call) | dict(room=room_of(place), device=place.memory), model_flops=flops, collectives=traffic,
     )  # fmt: skip
     return found | (timing(program, traffic, flops, place.chip, kind) if place.chip else {})
 

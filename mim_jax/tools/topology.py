@@ -97,7 +97,7 @@ def prepare(name: str) -> None:
                 f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={count}'
             )
         return
-    if importlib.util.find_spec('libtpu') is None:
+    if importlib.util.find_spec('libtpu') is None and 'TPU_LIBRARY_PATH' not in os.environ:
         raise InputError(
             f"--topology={name}: the TPU compiler is not installed (no TPU is needed): pip install -e '.[tpu]'"
         )
