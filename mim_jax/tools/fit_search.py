@@ -7,6 +7,7 @@ from typing import NamedTuple
 from mim_jax import sharding, train
 from mim_jax.compile import DoesNotFit, cuts
 from mim_jax.errors import InputError
+from mim_jax.models.vit import SIZES
 from mim_jax.tools import aot
 from mim_jax.tools.topology import GIB
 
@@ -114,8 +115,7 @@ def meshes(config, n: int, trials: list[Trial]) -> Iterator[dict]:
         if n % fsdp == 0 and batch % n == 0:
             yield {'mesh.data': -1, 'mesh.fsdp': fsdp, 'mesh.model': 1}
     for model in MODEL:
-        heads = [at(config, key) for key in found(config, 'heads')]
-        if n % model == 0 and batch % (n // model) == 0 and all(h % model == 0 for h in heads):
+        if n % model == 0 and batch % (n // model) == 0 and all(h % model == 0 for h in heads(config)):
             if any(trial.report for trial in trials):
                 return
             yield {'mesh.data': -1, 'mesh.fsdp': n // model, 'mesh.model': model}
@@ -125,6 +125,12 @@ def policies(config) -> list[dict]:
     """Remat policies of all slots that have one, least first; [{}] where none has."""
     keys = found(config, 'remat')
     return [dict.fromkeys(keys, policy) for policy in POLICIES] if keys else [{}]
+
+
+def heads(config) -> list[int]:
+    """Heads of attention of all slots."""
+    slots = [at(config, key.rpartition('.')[0]) for key in found(config, 'heads')]
+    return [slot.heads or SIZES[slot.size][2] for slot in slots]
 
 
 def found(config, name: str) -> list[str]:

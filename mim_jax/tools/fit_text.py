@@ -29,10 +29,10 @@ def lines(found: dict, top: int) -> list[str]:
 
 def memory(said: dict, state: int) -> list[str]:
     """What a device holds, in GiB; `state` are the bytes of parameters and optimiser state."""
-    m = {name: f'{n / GIB:.3g}' for name, n in said.items()}
+    m = {name: f'{n / GIB:.4g}' for name, n in said.items()}
     return [
         f'  memory       fits: {m["total"]} GiB a device, of {m["device"]} (training takes at most {m["room"]})',
-        f'    arguments  {m["arguments"]}, of which {state / GIB:.3g} are parameters and optimiser state, the rest a batch',
+        f'    arguments  {m["arguments"]}, of which {state / GIB:.4g} are parameters and optimiser state, the rest a batch',
         f'    temporary  {m["temporaries"]}',
         f'    output     {m["output"]}, of which {m["shared"]} take the place of arguments',
         f'    program    {m["program"]}, not counted above' if said['program'] else '',

@@ -113,6 +113,13 @@ def test_products_are_shared_only_where_nothing_else_fits(config, world):
     assert not [mesh for mesh, _, _ in tried if mesh[2] > 1]
 
 
+def test_heads_are_those_of_the_size_where_none_are_given():
+    assert fit_search.heads(checks.shipped('mae')) == [16, 16] and fit_search.heads(checks.shipped('quickstart')) == [
+        4,
+        4,
+    ]
+
+
 def test_scanned_layers_are_tried_unrolled(config, world):
     config.encoder.scan = True
     found = search(config, world(state=2.0, row=0.5)[0])
