@@ -22,11 +22,11 @@ def _ours(record: logging.LogRecord) -> bool:
 class Checkpoints:
     """The checkpoints of a run: DIR/checkpoints/STEP/{state,progress}.
 
-    A checkpoint is written beside its place and renamed when complete, so one that was cut short is never found. It may be
-    written on any number of devices and read on any other.
+    A checkpoint is written beside its place and renamed when complete, so one that was cut short is never found: the file
+    system has to rename folders at once. It may be written on any number of devices and read on any other.
 
     Args:
-        workdir: the DIR of the run, a local path or gs://.
+        workdir: the DIR of the run, a path; of a bucket, that of its mount (docs/launch.md).
         keep: checkpoints kept, the newest; older ones are deleted after a newer one is complete.
         read_only: look only; leaves what another process may be writing.
     """

@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mim_jax import hosts
-from mim_jax.errors import InputError, RunError
+from mim_jax.errors import InputError, RunError, refuse_url
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train: configs/NAME.py[:variant].', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; the same command resumes it.')
@@ -66,6 +66,7 @@ def parse(argv: list[str]) -> None:
         print(f'no --workdir: the run lives in {_WORKDIR.value}', file=sys.stderr)
     if not _WORKDIR.value:
         raise InputError('--workdir=DIR is missing: it holds the checkpoints, metrics and pictures of the run')
+    refuse_url(_WORKDIR.value, '--workdir=')
 
 
 def sentence(error: Exception, argv: list[str]) -> str:
@@ -91,6 +92,8 @@ def sentence(error: Exception, argv: list[str]) -> str:
 def load() -> tuple[ConfigDict, dict]:
     """The config, and where each value that is not the file's comes from."""
     if _CONFIG.value is not None:
+        for key in ('data.path', 'data.val_path', 'init'):
+            refuse_url(reduce(getitem, key.split('.'), _CONFIG.value), f'--config.{key}=')
         source = flags.FLAGS['config'].config_filename
         changed = config_flags.get_override_values(flags.FLAGS['config'])
         return _CONFIG.value, dict(config=str(source), **dict.fromkeys(changed, 'command line'))

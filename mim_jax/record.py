@@ -1,11 +1,13 @@
 """What a run writes about itself: its config, where each value came from, and on what it ran."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +16,7 @@ import jax
 
 from mim_jax.errors import InputError
 
+NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS)  # what flock gives where the file system has none
 PACKAGES = ('mim_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
@@ -33,6 +36,8 @@ def make_workdir(workdir: Path) -> None:
 def alone(workdir: Path) -> Iterator[None]:
     """Keeps other trainers out of the directory, by a lock that ends with the process however it ends.
 
+    Some network file systems lock for one machine alone, and some not at all, which is said.
+
     Raises:
         InputError: another one is at work.
     """
@@ -41,14 +46,28 @@ def alone(workdir: Path) -> Iterator[None]:
         return
     folder = os.open(workdir, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(folder, workdir)
         yield
+    finally:
+        os.close(folder)
+
+
+def lock(folder: int, workdir: Path) -> None:
+    """Takes the lock of an open directory, where its file system has one to give.
+
+    Raises:
+        InputError: another process has it.
+    """
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InputError(
             f'another process is training in --workdir={workdir}: wait for it, or choose another directory'
         ) from error
-    finally:
-        os.close(folder)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f'--workdir={workdir} is on a file system without locks: see to it that no other run trains there', file=sys.stderr)  # fmt: skip
 
 
 def saved(workdir: Path) -> dict:

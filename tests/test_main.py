@@ -86,6 +86,9 @@ def test_without_workdir_the_run_is_named_after_its_config(command, config, live
     assert (status, err, workdir) == (0, f'no --workdir: the run lives in {lives}\n', lives)
 
 
+URL = 'is a URL, and has to be a path: mount the bucket and give the path of the mount, as docs/launch.md says'
+
+
 @pytest.mark.parametrize(
     ('args', 'says'),
     [
@@ -103,6 +106,10 @@ def test_without_workdir_the_run_is_named_after_its_config(command, config, live
         (['--mode=test'], 'flag --mode=test: value should be one of <train|eval>'),
         (['total_steps=3'], "cannot make sense of 'total_steps=3': options look like --config.key=value"),
         (['--workdir='], '--workdir=DIR is missing: it holds the checkpoints, metrics and pictures of the run'),
+        (['--workdir=gs://b/a'], f'--workdir=gs://b/a {URL}'),
+        (['--config.data.path=gs://b/a'], f'--config.data.path=gs://b/a {URL}'),
+        (['--config.data.val_path=s3://b/*.parquet'], f'--config.data.val_path=s3://b/*.parquet {URL}'),
+        (['--config.init=gs://b/a'], f'--config.init=gs://b/a {URL}'),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence_and_status_2(command, args, says):

@@ -10,7 +10,7 @@ import numpy as np
 
 from mim_jax.data.sources.base import MADE, Labels, Record, Source, Subset
 from mim_jax.data.sources.documents import Documents
-from mim_jax.errors import InputError
+from mim_jax.errors import InputError, refuse_url
 
 TRAIN = ('train', 'training')
 MEDIA = ('image', 'video')
@@ -46,6 +46,7 @@ def open_source(path: str, labels: str = 'auto', class_names: list[str] | None =
     """
     from mim_jax.data.sources import array_record
 
+    refuse_url(path, '')
     path = os.path.expanduser(path)
     scheme, _, rest = path.partition(':')
     here = Path(path)

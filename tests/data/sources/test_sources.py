@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import sys
 from io import BytesIO
 from types import SimpleNamespace
@@ -299,3 +300,9 @@ def test_a_folder_without_images_says_what_it_has(tmp_path):
         open_source(str(tmp_path))
     with pytest.raises(InputError, match='cannot read .mp4 files'):
         open_source(str(tmp_path / 'film.mp4'))
+
+
+@pytest.mark.parametrize('path', ['gs://b/train.parquet', 'gs://b/*.parquet', 's3://b/folder'])
+def test_a_bucket_has_to_be_mounted(path):
+    with pytest.raises(InputError, match=f'^{re.escape(path)} is a URL.*mount the bucket'):
+        open_source(path)
