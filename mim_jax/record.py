@@ -36,7 +36,7 @@ def make_workdir(workdir: Path) -> None:
 def alone(workdir: Path) -> Iterator[None]:
     """Keeps other trainers out of the directory, by a lock that ends with the process however it ends.
 
-    Some network file systems lock for one machine alone, and some not at all, which is said.
+    Network file systems and mounted buckets lock for one machine alone; where there are no locks at all, it is said.
 
     Raises:
         InputError: another one is at work.

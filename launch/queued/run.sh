@@ -59,6 +59,7 @@ while true; do
       case $status in # start.sh adds 64 to that of the run
         0) finish 0 'the run reached its end' ;;
         66) finish 2 'the config or the input is wrong' ;;
+        138) finish 74 'a bucket is not mounted' ;;
         1 | 2 | 255) failed ;; # gcloud itself, or no connection: the same attempt is followed again
         207) # 143: preempted, and saved
           failures=0

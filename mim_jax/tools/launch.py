@@ -18,8 +18,9 @@ from pathlib import Path
 from textwrap import indent
 
 from mim_jax.errors import InputError, RunError
+from mim_jax.tools import launch_buckets as buckets
 from mim_jax.tools import launch_scripts as scripts
-from mim_jax.tools.launch_job import Job, job_of, option, slice_of, words
+from mim_jax.tools.launch_job import Job, job_of, option, run_words, slice_of
 
 TPU = 'docs.cloud.google.com/tpu/docs'
 GKE = 'docs.cloud.google.com/kubernetes-engine/docs'
@@ -125,7 +126,9 @@ def tpu_vm(job: Job) -> Launch:
     head = scripts.head('Makes the TPU and starts the job.', f'{TPU}/managing-tpus-tpu-vm', f'{TPU}/jax-pods')
     run = head + scripts.arrays(commands) + scripts.TPU_VM
     return Launch(
-        {'run.sh': run, 'start.sh': scripts.follow(job, of.hosts)}, 'bash DIR/run.sh', scripts.lines(commands)
+        {'run.sh': run, 'start.sh': scripts.follow(job, of.hosts, buckets.mount(job))},
+        'bash DIR/run.sh',
+        scripts.lines(commands),
     )
 
 
@@ -149,7 +152,7 @@ def queued(job: Job) -> Launch:
     )
     files = {
         'run.sh': head + scripts.arrays(commands) + scripts.QUEUED,
-        'start.sh': scripts.follow(job, of.hosts * job.slices),
+        'start.sh': scripts.follow(job, of.hosts * job.slices, buckets.mount(job)),
     }
     return Launch(files, 'bash DIR/run.sh', scripts.lines(commands))
 
@@ -173,37 +176,46 @@ def gke(job: Job) -> Launch:
         + (' --spot' if job.spot else '')
         for n in range(job.slices)
     ]
+    once = buckets.of_cluster(job, region)
     keys = vars(job) | dict(
         chips=of.chips * job.slices,
         chips_per_host=of.chips // of.hosts,
         hosts=of.hosts,
         node=of.family.node,
         topology=of.topology,
-        script=indent(scripts.whole(job, of.hosts * job.slices), ' ' * 22).rstrip(),
+        script=indent(scripts.whole(job, of.hosts * job.slices, buckets.check(job)), ' ' * 22).rstrip(),
         spot_node='\n                cloud.google.com/gke-spot: "true"' if job.spot else '',
         pools='\n'.join(f'#   {pool}' for pool in pools),
+        notes=buckets.notes(once),
         docs=GKE,
+        **buckets.of_pods(job, region),
     )
     files = {name: text.format(**keys) for name, text in scripts.KUBERNETES.items()}
-    return Launch(files, 'kubectl apply -f DIR', [*pools, 'kubectl apply -f DIR'])
+    return Launch(files, 'kubectl apply -f DIR', [*pools, *once, 'kubectl apply -f DIR'])
 
 
 def xpk(job: Job) -> Launch:
     """A workload of xpk, which makes a JobSet of its own; what it runs is one line."""
     chips = slice_of(job.accelerator).chips
     hosts = max(1, chips // 4) * job.slices  # its nodes never have eight chips
-    at = f'--cluster={job.cluster} --tpu-type={job.accelerator} --num-slices={job.slices}'.split() + location(job)
+    at = [f'--cluster={job.cluster}', *location(job)]
+    tpus = f'--tpu-type={job.accelerator} --num-slices={job.slices}'.split()
+    attach = buckets.attach(job, at)
     commands = dict(
-        cluster=['xpk', 'cluster', 'create', *at, '--spot' if job.spot else '--on-demand'],
-        workload=['xpk', 'workload', 'create', *at, f'--workload={job.name}', f'--docker-image={job.image}']
+        cluster=['xpk', 'cluster', 'create', *at, *tpus, '--spot' if job.spot else '--on-demand'],
+        **attach,
+        workload=['xpk', 'workload', 'create', *at, *tpus, f'--workload={job.name}', f'--docker-image={job.image}']
+        + [f'--storage={words[3]}' for words in attach.values()]
         + '--max-restarts=50 --restart-on-exit-codes=1 --termination-grace-period-seconds=120'.split()
-        + [f'--command={scripts.one_line(job, hosts)}'],
+        + [f'--command={scripts.one_line(scripts.whole(job, hosts, buckets.check(job)))}'],
     )
     docs = 'github.com/AI-Hypercomputer/xpk/blob/main/docs/usage'
     head = scripts.head(
-        'Sends the job to a cluster of xpk.', f'{docs}/clusters.md', f'{docs}/workloads.md', f'{docs}/docker.md'
+        'Sends the job to a cluster of xpk.',
+        *(f'{docs}/{page}.md' for page in ('clusters', 'storage', 'workloads', 'docker')),
     )
-    run = head + scripts.arrays(commands) + scripts.XPK
+    each = '\n    '.join(f'"${{{name}[@]}}"' for name in attach) or 'echo "the job has no buckets"'
+    run = head + scripts.arrays(commands) + scripts.XPK.format(storage=each)
     return Launch({'run.sh': run}, 'bash DIR/run.sh', [shlex.join(command) for command in commands.values()])
 
 
@@ -214,8 +226,10 @@ def skypilot(job: Job) -> Launch:
         region=region,
         runtime=job.runtime or of.family.runtime,
         use_spot=str(job.spot).lower(),
-        setup=indent(scripts.STRICT + scripts.install(job), '  '),
-        run=indent(f'{scripts.STRICT}cd mim_jax\n{scripts.PATH}{scripts.start(job, of.hosts)}', '  '),
+        setup=indent(scripts.STRICT + buckets.mount(job) + scripts.install(job), '  '),
+        run=indent(
+            f'{scripts.STRICT}{buckets.check(job)}cd mim_jax\n{scripts.PATH}{scripts.start(job, of.hosts)}', '  '
+        ),
     )
     command = f'sky jobs launch --name {job.name} DIR/job.yaml'
     return Launch({'job.yaml': scripts.SKYPILOT.format(**keys)}, command, [command])
@@ -226,7 +240,7 @@ def slurm(job: Job) -> Launch:
     keys = vars(job) | dict(
         partition_line=f'#SBATCH --partition={job.partition}\n' if job.partition else '',
         doctor=scripts.doctor(job, job.nodes),
-        run=shlex.join(words(job)),
+        run=shlex.join(run_words(job)),
         path=scripts.PATH,
         node_cpus=job.gpus * job.cpus,
     )
@@ -245,7 +259,9 @@ def notebook(job: Job, service: str) -> Launch:
     python = dict(kernelspec=dict(name='python3', display_name='Python 3'), language_info=dict(name='python'))
     script = f'%%writefile job.sh\n{scripts.whole(job, 1)}'
     cells = [cell('markdown', scripts.NOTEBOOK[service])]
-    cells += [cell('code', text) for text in (*scripts.access(option(words(job), 'workdir')), script, '!bash job.sh')]
+    cells += [
+        cell('code', text) for text in (*scripts.access(option(run_words(job), 'workdir')), script, '!bash job.sh')
+    ]
     text = json.dumps(dict(nbformat=4, nbformat_minor=4, metadata=metadata | python, cells=cells), indent=1) + '\n'
     return Launch({f'{job.name}.ipynb': text}, scripts.UPLOAD[service], ['bash job.sh'])
 

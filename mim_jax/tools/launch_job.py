@@ -58,6 +58,7 @@ class Job:
     image: str = 'python:3.12'  # of containers
     cluster: str = 'CLUSTER'  # of GKE
     queue: str = 'mim-jax'  # the LocalQueue of Kueue
+    service_account: str = 'default'  # of Kubernetes: it has to be allowed to use the buckets
     nodes: int = 2  # of SLURM
     gpus: int = 8  # of a node
     cpus: int = 8  # for each GPU
@@ -76,6 +77,12 @@ DEFAULTS = {  # of a target, where those of Job make no sense
 }
 ONE_SLICE = ('tpu_vm', 'tpu_pod', 'skypilot')
 ON_TPUS = (*ONE_SLICE, 'queued', 'gke', 'xpk')
+NO_BUCKETS = {
+    'slurm': 'the nodes of SLURM share a file system, so name a folder of it',
+    'colab': 'name a folder of Drive, or of a bucket that a cell of yours mounts',
+    'kaggle': 'name a folder of /kaggle/working, or of a bucket that a cell of yours mounts',
+}
+FOLDERS = '/mnt/gcs'  # where machines have the buckets
 BRING_THEIR_OWN = ('gke', 'xpk', 'slurm')  # code: in the image, or on the disk
 
 
@@ -120,7 +127,9 @@ def job_of(target: str, given: Mapping[str, object]) -> Job:
                 f'a job has no key {key!r}: ' + (f'did you mean {close[0]!r}?' if close else ', '.join(kinds))
             )
     job = Job(**DEFAULTS.get(target, {}) | {key: value_of(key, kinds[key], value) for key, value in given.items()})
-    words(job)
+    named = buckets(words(job))
+    if named and target in NO_BUCKETS:
+        raise InputError(f'gs://{named[0]} is not mounted on {target}: {NO_BUCKETS[target]}')
     if not job.repository and target not in BRING_THEIR_OWN:
         raise InputError(f'repository is empty: on {target} the code comes from there')
     if target in ON_TPUS:
@@ -173,6 +182,24 @@ def words(job: Job) -> list[str]:
     return split
 
 
+def buckets(split: list[str]) -> list[str]:
+    """Names of the buckets among words that are gs://BUCKET/... or --NAME=gs://BUCKET/..., each once.
+
+    Raises:
+        InputError: no bucket can have such a name.
+    """
+    found = [match[1] for word in split if (match := re.match(r'(?:--[\w.]+=)?gs://([^/]*)', word))]
+    for name in found:
+        if not re.fullmatch(r'[A-Za-z0-9][\w.-]+', name, re.ASCII):
+            raise InputError(f'gs://{name}: no bucket can be called {name!r}')
+    return list(dict.fromkeys(found))
+
+
+def run_words(job: Job) -> list[str]:
+    """The words of the command as machines run it: folders in place of buckets."""
+    return [re.sub(r'^(--[\w.]+=)?gs://', rf'\1{FOLDERS}/', word) for word in words(job)]
+
+
 def option(split: list[str], name: str) -> str:
     """The value of --NAME=VALUE among words, '' where there is none; the last one counts."""
     return next((word.partition('=')[2] for word in reversed(split) if word.startswith(f'--{name}=')), '')
@@ -189,5 +216,9 @@ def check_tpu(target: str, job: Job) -> None:
         raise InputError(f'accelerator={job.accelerator}: it has {hosts} hosts, so take tpu_pod or queued')
     if job.slices > 1 and target in ONE_SLICE:
         raise InputError(f'slices={job.slices}: {target} has one, so take queued, gke or xpk')
-    if '://' not in workdir and (target != 'tpu_vm' or job.spot):
-        raise InputError(f'--workdir={workdir} goes away with its machine: it has to be gs://BUCKET/...')
+    if '://' in workdir and not workdir.startswith('gs://'):
+        raise InputError(f'--workdir={workdir}: only buckets of gs:// are mounted')
+    if not workdir.startswith(('gs://', '/')) and (target != 'tpu_vm' or job.spot):
+        raise InputError(
+            f'--workdir={workdir} goes away with its machine: it has to be gs://BUCKET/..., or /... of a disk that all machines have'
+        )

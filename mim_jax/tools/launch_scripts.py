@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 
-from mim_jax.tools.launch_job import Job, option, words
+from mim_jax.tools.launch_job import Job, option, run_words
 
 STRICT = 'set -euo pipefail\n'
 
@@ -30,25 +30,26 @@ def install(job: Job) -> str:
 
 
 def doctor(job: Job, hosts: int) -> str:
-    """The command that looks at the machines before the run, and says what is wrong with them."""
-    told = dict(hosts=hosts, workdir=option(words(job), 'workdir'), data=option(words(job), 'config.data.path'))
+    """The command that looks at the machines before the run, and says what is wrong with them; one may be installed long after another."""
+    told = dict(hosts=hosts, timeout=1800 if hosts > 1 else 0)
+    told |= dict(workdir=option(run_words(job), 'workdir'), data=option(run_words(job), 'config.data.path'))
     flags = [f'--{name}={value}' for name, value in told.items() if value]
     return shlex.join(['python', '-m', 'mim_jax.tools.doctor', *flags])
 
 
 def start(job: Job, hosts: int) -> str:
     """Shell lines that look at the machine, and then become the run, so that its signals and its exit status are theirs."""
-    return f'{doctor(job, hosts)}\nexec {shlex.join(words(job))}\n'
+    return f'{doctor(job, hosts)}\nexec {shlex.join(run_words(job))}\n'
 
 
-def whole(job: Job, hosts: int) -> str:
-    """All that a machine does; an image that has the code does only the second half."""
-    return STRICT + (install(job) + PATH if job.repository else '') + start(job, hosts)
+def whole(job: Job, hosts: int, buckets: str = '') -> str:
+    """All that a machine does: with its `buckets` first; an image that has the code needs no installation."""
+    return STRICT + buckets + (install(job) + PATH if job.repository else '') + start(job, hosts)
 
 
-def one_line(job: Job, hosts: int) -> str:
-    """`whole`, for a service that takes one line."""
-    return '; '.join(line for line in whole(job, hosts).splitlines() if not line.startswith('#'))
+def one_line(script: str) -> str:
+    """A script without blocks, for a service that takes one line."""
+    return '; '.join(line for line in script.splitlines() if not line.startswith('#'))
 
 
 def head(what: str, *docs: str) -> str:
@@ -63,8 +64,8 @@ def head(what: str, *docs: str) -> str:
 def arrays(commands: Mapping[str, list[str]]) -> str:
     """Commands as arrays of the shell: a script runs what a dry run prints."""
     made = {name: f'{name}=({shlex.join(command)})\n' for name, command in commands.items()}
-    literal = '# shellcheck disable=SC2016 # the machines expand it\n'
-    return ''.join(literal * ('$' in line) + line for line in made.values())
+    literal = '# shellcheck disable=SC2016,SC2054 # the machines expand it, and commas are part of words\n'
+    return ''.join(literal * ('$' in line or ',' in line) + line for line in made.values())
 
 
 def lines(commands: Mapping[str, list[str]]) -> list[str]:
@@ -93,9 +94,9 @@ exit "$((status ? status + 64 : 0))" # 64 more, for 1, 2 and 255 would be those 
 """
 
 
-def follow(job: Job, hosts: int) -> str:
+def follow(job: Job, hosts: int, buckets: str) -> str:
     """What the workers of Cloud TPU VMs are sent."""
-    return FOLLOW.format(name=job.name, script=whole(job, hosts))
+    return FOLLOW.format(name=job.name, script=whole(job, hosts, buckets))
 
 
 TPU_VM = """\
@@ -166,6 +167,7 @@ while true; do
       case $status in # start.sh adds 64 to that of the run
         0) finish 0 'the run reached its end' ;;
         66) finish 2 'the config or the input is wrong' ;;
+        138) finish 74 'a bucket is not mounted' ;;
         1 | 2 | 255) failed ;; # gcloud itself, or no connection: the same attempt is followed again
         207) # 143: preempted, and saved
           failures=0
@@ -186,9 +188,12 @@ done
 
 XPK = """\
 
-case "${1:-workload}" in
-  cluster) "${cluster[@]}" ;; # once
-  workload) "${workload[@]}" ;;
+case "${{1:-workload}}" in
+  cluster) "${{cluster[@]}}" ;; # once
+  storage) # once for each bucket
+    {storage}
+    ;;
+  workload) "${{workload[@]}}" ;;
 esac
 """
 
@@ -237,9 +242,10 @@ JOBSET = """\
 #   {docs}/how-to/tpu-multislice
 #   {docs}/concepts/plan-tpus
 #   {docs}/concepts/spot-vms
+#   {docs}/how-to/cloud-storage-fuse-csi-driver-setup
+#   {docs}/how-to/cloud-storage-fuse-csi-driver-ephemeral
 # Each slice is a node pool of its own:
-{pools}
-# The service account of the pods has to be allowed to write to the bucket.
+{pools}{notes}
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
@@ -285,8 +291,8 @@ spec:
                   containerName: job
                   operator: NotIn
                   values: [143]
-          template:
-            spec:
+          template:{annotations}
+            spec:{account}
               restartPolicy: Never
               hostNetwork: true
               dnsPolicy: ClusterFirstWithHostNet
@@ -309,11 +315,11 @@ spec:
                       google.com/tpu: {chips_per_host}
                   volumeMounts:
                     - name: shared-memory
-                      mountPath: /dev/shm
+                      mountPath: /dev/shm{bucket_mounts}
               volumes:
                 - name: shared-memory # decoders of video and reading processes need more than the 64 MB of a container
                   emptyDir:
-                    medium: Memory
+                    medium: Memory{bucket_volumes}
 """
 
 KUBERNETES = {'jobset.yaml': JOBSET, 'kueue.yaml': KUEUE}
@@ -324,6 +330,7 @@ SKYPILOT = """\
 #   docs.skypilot.co/en/latest/reference/yaml-spec.html
 #   docs.skypilot.co/en/latest/reference/tpu.html
 #   docs.skypilot.co/en/latest/examples/managed-jobs.html
+# Buckets are no file_mounts, for those rename folders file by file, and a checkpoint has to be renamed at once.
 name: {name}
 
 resources:
@@ -389,6 +396,4 @@ def access(workdir: str) -> list[str]:
     """Cells that let a notebook of Colab write where the run lives."""
     if workdir.startswith('/content/drive/'):
         return ["from google.colab import drive\n\ndrive.mount('/content/drive')"]
-    if workdir.startswith('gs://'):
-        return ['from google.colab import auth\n\nauth.authenticate_user()']
     return []

@@ -1,6 +1,7 @@
 """What the services say of the YAML that `launch` writes, as far as it is used: keys, kinds of values and closed sets.
 
-From the CRDs of JobSet (v1alpha2) and Kueue (v1beta2), the API of Kubernetes Jobs, and the schema of SkyPilot tasks.
+From the CRDs of JobSet (v1alpha2) and Kueue (v1beta2), the API of Kubernetes Jobs, the attributes of volumes of the Cloud
+Storage FUSE driver of GKE, and the schema of SkyPilot tasks.
 """
 
 NAME = dict(name=str)
@@ -42,9 +43,22 @@ POD = dict(
     hostNetwork=bool,
     dnsPolicy={'ClusterFirstWithHostNet', 'ClusterFirst', 'Default', 'None'},
     terminationGracePeriodSeconds=int,
+    serviceAccountName=str,
     nodeSelector={str: str},
     containers=[CONTAINER],
-    volumes=[dict(name=str, emptyDir=dict(medium={'', 'Memory'}))],
+    volumes=[
+        dict(
+            name=str,
+            emptyDir=dict(medium={'', 'Memory'}),
+            csi=dict(
+                driver={'gcsfuse.csi.storage.gke.io'},
+                readOnly=bool,
+                volumeAttributes=dict(
+                    bucketName=str, mountOptions=str, hostNetworkPodKSA={'true', 'false'}, identityProvider=str
+                ),
+            ),
+        )
+    ],
 )
 
 JOB = dict(
@@ -61,7 +75,7 @@ JOB = dict(
             )
         ]
     ),
-    template=dict(spec=POD),
+    template=dict(metadata=dict(annotations={str: str}), spec=POD),
 )
 
 ACTIONS = {'FailJobSet', 'RestartJobSet', 'RestartJobSetAndIgnoreMaxRestarts'}
