@@ -13,8 +13,9 @@ import socket
 import sys
 import threading
 import time
+from functools import lru_cache
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from mim_jax.launched import launched, place
 
 JOIN = 300.0  # seconds to wait for the other hosts at the start
 SILENCE = 20  # seconds without a heartbeat after which a host counts as lost
-ROUND = 1.0  # seconds between two looks at the others
+ROUND = 2.0  # seconds between two looks at the others
 LINGER = 5.0  # seconds that a host stays after it said why it stops, so that the others hear it
 SEEN = 30.0  # seconds in which a file of one host has to be there for the others
 LAST_WORDS = 'mim_jax/last_words'
@@ -52,12 +53,14 @@ class Hosts:
         `get_live_nodes` waits for all that send heartbeats, which C++ threads do whatever Python does: a host that is slow is waited
         for, and only one that is silent is lost.
         """
+        from jax.errors import JaxRuntimeError
+
         everyone = list(range(len(self.names)))
         while not self.ending:
             try:
                 here = self.client.get_live_nodes(everyone)
                 words = self.client.key_value_dir_get(LAST_WORDS)
-            except Exception:  # host 0 is gone, with its service; what JAX says of it comes first
+            except JaxRuntimeError:  # host 0 is gone, with its service; what JAX says of it comes first
                 time.sleep(LINGER)
                 self.lost([0])
             for _, text in words:
@@ -185,6 +188,57 @@ def start(config, workdir: str, mode: str = 'train', timeout: float = JOIN) -> N
 def several() -> bool:
     """Whether this process is one of several hosts."""
     return _ours is not None
+
+
+class Share(NamedTuple):
+    """What of a batch is this host's.
+
+    Attributes:
+        chunks: those of its devices, ascending.
+        total: chunks that the mesh cuts a batch into.
+        number, count: this one among the hosts; those whose devices split the products of the same rows count as one.
+    """
+
+    chunks: tuple[int, ...]
+    total: int
+    number: int
+    count: int
+
+    def of(self, size: int, clips: int = 1) -> tuple[int, np.ndarray]:
+        """A batch of `size` rows or, where they do not divide, a few more: its size, and the rows of this host; `clips` stay together."""
+        if self.count == 1:
+            return size, np.arange(size)
+        if size % (self.total * clips) == 0:
+            rows = np.arange(size).reshape(self.total, -1)[list(self.chunks)]
+            return size, rows.ravel()
+        each = -(-size // (self.count * clips)) * clips
+        return each * self.count, np.arange(self.number * each, (self.number + 1) * each)
+
+
+@lru_cache(maxsize=8)
+def share(mesh) -> Share:
+    """This host's share of a batch over a mesh, or, of an empty one, an even one.
+
+    Raises:
+        InputError: the hosts have unequal parts.
+    """
+    import jax
+
+    from mim_jax.sharding import ROWS
+
+    own, count = jax.process_index(), jax.process_count()
+    if mesh.empty or count == 1:
+        total = 1 if mesh.empty else mesh.shape['data'] * mesh.shape['fsdp']
+        return Share((own,), count, own, count) if count > 1 else Share(tuple(range(total)), total, 0, 1)
+    total, parts = mesh.shape['data'] * mesh.shape['fsdp'], {}
+    for device, (cut, *_) in jax.sharding.NamedSharding(mesh, ROWS).devices_indices_map((total,)).items():
+        parts.setdefault(device.process_index, set()).add(cut.start or 0)
+    ways = sorted({tuple(sorted(part)) for part in parts.values()})
+    if sum(map(len, ways)) != total or len(set(map(len, ways))) > 1:
+        raise InputError(f'mesh.data, mesh.fsdp, mesh.model = {", ".join(map(str, mesh.shape.values()))} give some hosts more rows than others: '
+                         f'choose mesh.model so that it divides the {jax.local_device_count()} devices of a host, or is a multiple of them')  # fmt: skip
+    chunks = tuple(sorted(parts[own]))
+    return Share(chunks, total, ways.index(chunks), len(ways))
 
 
 def first(value: int) -> int:

@@ -102,7 +102,7 @@ class Data:
         arranged = self.train_source, self.val_source = [source and reader.arrange(source) for source in opened]
         self.train_size = len(self.train_source)
         self._view = ({'clips': 1} if 'clips' in c.reader else {}) | {**c.eval_reader}  # one row of each record
-        self._share = dict(workers=c.workers, process_index=host, process_count=jax.process_count())
+        self._workers = c.workers
         listing = workdir / (f'bad_samples.{host}.jsonl' if host else 'bad_samples.jsonl')
         self.bad = Bad(listing, c.path, self.train_size, c.max_bad_share)
         self.unlabelled = self._why_unlabelled()
@@ -112,9 +112,12 @@ class Data:
         )
         for source, before, book in zip(arranged, opened, (self.bad, self._val_bad), strict=True):
             book.left_out(source.skipped if source else (), len(before or ()))
-        self._stream = partial(
-            pipeline.batches, self.train_source, reader, batch_size=c.batch_size, seed=config.seed, **self._share
-        )
+        share = self._share(c.batch_size, reader)
+        if share['batch_size'] != c.batch_size:
+            raise InputError(
+                f'data.batch_size={c.batch_size} does not divide over the hosts, {reader.clips} rows of a record together: use {share["batch_size"]}'
+            )
+        self._stream = partial(pipeline.batches, self.train_source, reader, seed=config.seed, **share)
         self.labelled = LabelledData(
             train=self._labelled_train,
             val=self._labelled_val,
@@ -200,14 +203,19 @@ class Data:
     ) -> Iterator[dict]:
         source, reader = self.train_source, self._reader(**self._view | dict(reader))
         if not shuffle:
-            return self._noted(pipeline.one_pass(source, reader, batch_size=batch_size, **self._share), self.bad)
+            return self._noted(pipeline.one_pass(source, reader, **self._share(batch_size, reader)), self.bad)
         steps = steps or max(self.train_size * reader.clips // batch_size, 1)
-        stream = pipeline.batches(source, reader, batch_size=batch_size, seed=seed, steps=steps, **self._share)
+        stream = pipeline.batches(source, reader, seed=seed, steps=steps, **self._share(batch_size, reader))
         return self._noted(stream, self.bad)
 
     def _labelled_val(self, batch_size: int, reader: Mapping = {}) -> Iterator[dict]:
         source, reader = self.val_source or self.train_source, self._reader(**self._view | dict(reader))
-        return self._noted(pipeline.one_pass(source, reader, batch_size=batch_size, **self._share), self._val_bad)
+        return self._noted(pipeline.one_pass(source, reader, **self._share(batch_size, reader)), self._val_bad)
+
+    def _share(self, batch_size: int, reader) -> dict:
+        """Options of the pipeline: this host's rows of a batch, those of its devices where there is a mesh."""
+        size, rows = hosts.share(jax.sharding.get_mesh()).of(batch_size, reader.clips)
+        return dict(batch_size=size, rows=rows.tolist(), workers=self._workers)
 
     def _noted(self, batches: Iterator, book: Bad) -> Iterator[dict]:
         for batch, report in batches:

@@ -56,7 +56,8 @@ def launched(env: Mapping[str, str]) -> Launch | None:
                          'how many there are, and which one this is, from 0); for one host set none of them')  # fmt: skip
     if number is not None and not 0 <= number < count:
         raise InputError(f'JAX_PROCESS_ID={number} has to be from 0 to {count - 1}, for JAX_NUM_PROCESSES={count}')
-    return Launch(f'JAX_NUM_PROCESSES={count}', count, number, address, found and found.local, found and found.method)
+    said = f'JAX_NUM_PROCESSES={count}' if env.get('JAX_NUM_PROCESSES') else found.said
+    return Launch(said, count, number, address, found and found.local, found and found.method)
 
 
 def whole(env: Mapping[str, str], name: str) -> int | None:
@@ -159,18 +160,16 @@ def place(launch: Launch, timeout: float) -> tuple[str, int, int, list[int] | No
     """
     from jax._src.clusters import ClusterEnv
 
-    found = launch.address, launch.count, launch.number
+    found, why = (launch.address, launch.count, launch.number), ''
     if None in found:
         try:
             found = ClusterEnv.auto_detect_unset_distributed_params(*found, [], launch.method, int(timeout))[:3]
         except (RuntimeError, ImportError) as problem:
-            raise InputError(
-                f'{launch.said} tells of several hosts, but JAX cannot find the first: {problem}'
-            ) from problem
+            why = f' ({problem})'
     if None in found:
-        why = {'gketpu': "is JAX installed for TPU (pip install 'mim_jax[tpu]')? Or set",
-               'mpi4py': 'pip install mpi4py, or set'}.get(launch.method, 'set')  # fmt: skip
+        hint = {'gketpu': "is JAX installed for TPU (pip install 'mim_jax[tpu]')? Or set",
+                'mpi4py': 'pip install mpi4py, or set'}.get(launch.method, 'set')  # fmt: skip
         raise InputError(
-            f'{launch.said} tells of several hosts, but not where the first is: {why} JAX_COORDINATOR_ADDRESS=NAME:PORT'
+            f'{launch.said} tells of several hosts, but not where the first is{why}: {hint} JAX_COORDINATOR_ADDRESS=NAME:PORT'
         )
     return *found, devices_of(launch.local, os.environ)

@@ -91,7 +91,7 @@ def answer(address: str, own: dict, timeout: float) -> dict:
                         return json.loads(told)
         except OSError as error:
             problem = likely(error)
-        time.sleep(min(1.0, max(left, 0)))
+        time.sleep(min(0.3, left))
     raise RunError(
         f'host {own["number"]} ({own["name"]}) could not reach host 0 at {address} within {timeout:.0f} s: {problem}'
     )

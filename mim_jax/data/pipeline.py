@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 
@@ -41,6 +41,7 @@ def batches(
     shuffle: bool = True,
     process_index: int = 0,
     process_count: int = 1,
+    rows: Sequence[int] | None = None,
     workers: int = 0,
 ) -> Iterator[tuple[Batch, Report]]:
     """Endless epochs, each in its own order: this host's rows of each global batch, and what happened to them.
@@ -53,7 +54,8 @@ def batches(
         start: global sample index of the first row; `start + steps * batch_size` is where to go on.
         steps: batches to give; None = without end.
         shuffle: False = epochs in the order of the source.
-        process_index, process_count: this host among the hosts.
+        process_index, process_count: this host among the hosts, which share a batch evenly and in their order.
+        rows: of a batch that this host reads, where they do not; ascending.
         workers: decoding processes; 0 = threads of this process, or as many processes as cores where the reader has its own.
 
     Returns:
@@ -64,7 +66,7 @@ def batches(
         InputError: a batch that the hosts or the clips of a record cannot share.
     """
     order = partial(shuffled, size=len(source), seed=seed) if shuffle else partial(_cyclic, size=len(source))
-    local = _local(batch_size, process_index, process_count, reader.clips)
+    local = _local(batch_size, process_index, process_count, reader.clips, rows)
     collate = Collate(source, reader, order, seed, start, local, batch_size, _threads(reader, workers))
     return _run(collate, sys.maxsize if steps is None else steps, 0 if reader.own_processes else workers)
 
@@ -76,6 +78,7 @@ def one_pass(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    rows: Sequence[int] | None = None,
     workers: int = 0,
 ) -> Iterator[tuple[Batch, Report]]:
     """Every record once, in the order of the source, nothing drawn; the last batch is filled up with rows of valid=False.
@@ -83,7 +86,7 @@ def one_pass(
     Arguments, result and errors as `batches`.
     """
     order = partial(_once, size=len(source))
-    local = _local(batch_size, process_index, process_count, reader.clips)
+    local = _local(batch_size, process_index, process_count, reader.clips, rows)
     collate = Collate(source, reader, order, None, 0, local, batch_size, _threads(reader, workers))
     return _run(collate, -(-len(source) * reader.clips // batch_size), 0 if reader.own_processes else workers)
 
@@ -115,8 +118,17 @@ def _once(sample: int, size: int) -> int | None:
     return sample if sample < size else None
 
 
-def _local(batch_size: int, process_index: int, process_count: int, clips: int) -> range:
+def _local(
+    batch_size: int, process_index: int, process_count: int, clips: int, given: Sequence[int] | None
+) -> Sequence:
     """This host's rows of a global batch."""
+    if given is not None:
+        whole = np.reshape(given, (-1, clips)) if len(given) % clips == 0 else np.ones((1, 1))
+        if (whole[:, 0] % clips).any() or (whole != whole[:, :1] + np.arange(clips)).any():
+            raise InputError(
+                f'data.batch_size={batch_size} does not divide over the devices by the {clips} clips of a record: take a multiple of both'
+            )
+        return given
     rows, rest = divmod(batch_size, process_count)
     if rest or not rows:
         raise InputError(
@@ -151,9 +163,10 @@ class Collate:
         rows, report = len(self.local), Report()
         batch = {key: np.zeros((rows, *shape), dtype) for key, (shape, dtype) in self.reader.row.items()}
         batch |= dict(label=np.full(rows, -1, np.int32), valid=np.zeros(rows, bool))
-        first = (self.start + step * self.stride + self.local.start) // self.reader.clips
-        fill = partial(self._fill, batch, report, first)
-        records = rows // self.reader.clips
+        samples = [
+            (self.start + step * self.stride + row) // self.reader.clips for row in self.local[:: self.reader.clips]
+        ]
+        fill, records = partial(self._fill, batch, report, samples), len(samples)
         if self.threads == 1 and not self.reader.own_processes:
             report.seen = fill(range(records))
         else:
@@ -164,18 +177,18 @@ class Collate:
         report.notes.sort()
         return batch, report
 
-    def _fill(self, batch: Batch, report: Report, first: int, records: range) -> int:
+    def _fill(self, batch: Batch, report: Report, samples: Sequence[int], records: range) -> int:
         """Decodes straight into rows of the batch: a bad record does not move those after it. Gives how many it read."""
         clips, seen = self.reader.clips, 0
         for record in records:
-            index = self.order(first + record)
+            index = self.order(samples[record])
             if index is None:
                 break
             seen += 1
             rows = slice(record * clips, (record + 1) * clips)
             try:
                 name, data, known = self.source[index]
-                draw = None if self.seed is None else (self.seed, first + record)
+                draw = None if self.seed is None else (self.seed, samples[record])
                 notes = self.reader(data, draw, {key: batch[key][rows] for key in self.reader.row})
             except (InputError, RunError, MemoryError):
                 raise

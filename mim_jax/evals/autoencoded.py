@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental import multihost_utils
 
-from mim_jax.evals.features import put
+from mim_jax.evals.features import everywhere, put, records, spread
 from mim_jax.evals.pictures import Column, figure
 from mim_jax.evals.reconstruction import IMAGES, display
 from mim_jax.objectives.autoencoding import perplexity, usage
@@ -68,9 +67,8 @@ def autoencoded(objective, data, *, rows: int = IMAGES) -> Callable:
     run = passed_through(objective, data)
 
     def evaluate(params: dict) -> dict[str, np.ndarray]:
-        batch = next(iter(data.val(rows)))
-        arrays = multihost_utils.process_allgather(run(params, put(batch, rows)), tiled=True)
-        image, found = (np.asarray(array[: len(batch['valid'])]) for array in arrays[:2])
+        arrays = everywhere(run(params, spread(records(data.val(rows), rows))))
+        image, found = (array[:rows] for array in arrays[:2])
         show, blank = display((0.0,), (1.0,)), np.zeros(image.shape[:3], bool)
         quality = f'{float(decibels(image, found).mean()):.1f} dB'
         columns = [Column('input', '', show(image), blank), Column('reconstruction', quality, show(found), blank)]

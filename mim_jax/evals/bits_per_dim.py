@@ -6,10 +6,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from mim_jax.errors import InputError
-from mim_jax.evals.features import put
+from mim_jax.evals.features import everywhere, put
 from mim_jax.evals.sampling import image_shape
 
 LEVELS = 256
@@ -68,7 +67,7 @@ def bits_per_dim(objective, data, *, draws: int = 8, batch_size: int = 32, seed:
         total = variance = rows = 0.0
         for i, batch in enumerate(data.val(batch_size)):
             outs = nats(params, put(batch, batch_size), jax.random.fold_in(jax.random.key(seed), i))
-            found, counts = (np.asarray(x) for x in multihost_utils.process_allgather(outs, tiled=True))
+            found, counts = everywhere(outs)
             found = found[counts].astype(np.float64)
             total, rows = total + found.mean(1).sum(), rows + len(found)
             variance += found.var(1, ddof=1).sum() / draws

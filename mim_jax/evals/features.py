@@ -1,5 +1,6 @@
 """Frozen features of a labelled data set: one pass of the encoder that kNN, linear probe and few-shot share."""
 
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
 
-from mim_jax import sharding
+from mim_jax import hosts, sharding
 from mim_jax.errors import InputError
 
 POOLS = ('mean', 'cls', 'tokens')
@@ -31,7 +32,7 @@ class Features:
         objective: has `encode(batch) -> [B, E + N, D]` and `encoder.num_prefix` = E.
         data: LabelledData.
         pool: 'mean' of the valid patch tokens; 'cls', the class token (MAE does not train it); 'tokens', all of them.
-        batch_size: rows that a host encodes at once; the result does not depend on it.
+        batch_size: rows encoded at once, by all hosts together; the result does not depend on it.
 
     Raises:
         InputError: unknown pool, or a class token that the encoder lacks.
@@ -103,24 +104,57 @@ def shared(objective, data, **options) -> Features:
     return _alive.setdefault(key, Features(objective, data, **options))
 
 
-def put(batch: dict, rows: int) -> dict:
-    """This host's NumPy batch on the device(s), filled up to `rows` with rows that do not count.
+def put(batch: dict, rows: int, clips: int = 1) -> dict:
+    """This host's share of a NumPy batch on the device(s), filled up with rows that do not count.
+
+    Args:
+        batch: the share of a batch as the factories of `LabelledData` give it.
+        rows: of the whole batch, as asked for.
+        clips: rows that belong together.
 
     Under a mesh the rows are shared out over its data and fsdp axes, and filled up to a multiple of this host's part.
     """
     mesh = jax.sharding.get_mesh()
-    if not mesh.empty:
-        parts = mesh.shape['data'] * mesh.shape['fsdp'] // jax.process_count()
-        rows = -(-rows // parts) * parts
+    share = hosts.share(mesh)
+    rows, unit = max(-(-rows // share.count), len(next(iter(batch.values())))), math.lcm(len(share.chunks), clips)
+    rows = -(-rows // unit) * unit
     batch = {k: np.pad(v, [(0, rows - len(v))] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
     return batch if mesh.empty else sharding.put(batch, mesh)
+
+
+def spread(batch: dict) -> dict:
+    """NumPy rows that all hosts hold, on the device(s): shared out, and filled up at the end to a multiple of the devices."""
+    mesh = jax.sharding.get_mesh()
+    share, count = hosts.share(mesh), len(next(iter(batch.values())))
+    size = -(-count // share.total) * share.total
+    batch = {k: np.pad(v, [(0, size - count)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
+    return batch if mesh.empty else sharding.put({k: v[share.of(size)[1]] for k, v in batch.items()}, mesh)
+
+
+def everywhere(found):
+    """Arrays of devices as NumPy arrays, on all hosts."""
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(found, tiled=True))
+
+
+def gather(found, batch: dict, rows: int, clips: int = 1):
+    """What was computed from `put(batch, rows, clips)`, row by row: NumPy arrays of the rows of all hosts, without those filled up."""
+    real = put(dict(real=np.ones(len(next(iter(batch.values()))), bool)), rows, clips)['real']
+    found, real = everywhere((found, real))
+    return jax.tree.map(lambda x: x[real[::clips]], found)
+
+
+def records(batches: Iterable[dict], rows: int) -> dict:
+    """The first `rows` of NumPy batches, on all hosts."""
+    batch = next(iter(batches))
+    whole = batch if jax.process_count() == 1 else gather(put(batch, rows), batch, rows)
+    return {name: x[:rows] for name, x in whole.items()}
 
 
 def collect(encoded: Iterable[tuple[Array, Array, Array]], split: str) -> Split:
     """The labelled rows of all hosts as NumPy arrays."""
     features, labels = [], []
     for batch in encoded:
-        z, label, counts = multihost_utils.process_allgather(batch, tiled=True)
+        z, label, counts = everywhere(batch)
         features.append(z[counts])
         labels.append(label[counts])
     if not sum(map(len, labels)):

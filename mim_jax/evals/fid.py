@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from mim_jax.errors import InputError
+from mim_jax.evals.features import gather, put
 from mim_jax.evals.fidelity import drawn, frechet, moments
 from mim_jax.evals.reconstruction import display
 from mim_jax.objectives.token_model import TokenModel
@@ -47,8 +48,11 @@ def fid(
         known = statistics_of(reference)
 
     def of_data():
-        views = (data.augment(jax.random.key(0), batch, train=False) for batch in data.val(batch_size))
-        batches = [features(show(np.asarray(view[field])[np.asarray(view['valid'])])) for view in views]
+        batches = []
+        for batch in data.val(batch_size):
+            view = data.augment(jax.random.key(0), on := put(batch, batch_size), train=False)[field]
+            image, valid = gather((view, on['valid']), batch, batch_size)
+            batches.append(features(show(image[valid])))
         return moments(np.concatenate(batches)), f'{sum(map(len, batches))} validation records as the model sees them'
 
     def evaluate(params: dict) -> dict:

@@ -5,15 +5,14 @@ from functools import lru_cache, partial
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from scipy import linalg, spatial, special, stats
 
 from mim_jax import build, optim
 from mim_jax.errors import InputError
-from mim_jax.evals.features import put
+from mim_jax.evals.features import everywhere, gather, put, spread
 from mim_jax.evals.finetune import learned
 from mim_jax.evals.generation import make_sampler
-from mim_jax.evals.sampling import image_shape, labels, make_image_sampler
+from mim_jax.evals.sampling import image_shape, make_image_sampler
 from mim_jax.objectives.token_model import TokenModel
 
 NEIGHBOURS = 3
@@ -58,11 +57,9 @@ def fidelity(
     answer = classifier(objective, encoder, data, batch_size, steps, lr, seed)
 
     def evaluate(params: dict) -> dict:
-        real = list(data.val(batch_size))
-        valid, label = (np.concatenate([batch[name] for batch in real]) for name in ('valid', 'label'))
-        drawn, asked = draw(params, real[0])
-        theirs, given = answer(real, drawn=False)
-        ours, features = answer(({field: drawn[i : i + batch_size]} for i in range(0, samples, batch_size)), drawn=True)
+        drawn, asked = draw(params, next(iter(data.val(1))))
+        theirs, given, label, valid = answer(data.val(batch_size))
+        ours, features = answer({field: drawn[i : i + batch_size]} for i in range(0, samples, batch_size))
         reference = given[valid][:samples]
         told = f'Features f32[{features.shape[1]}] of a Transformer over tokens, trained {steps} steps on {data.num_train} training records; '
         told += f'{samples} samples against {len(reference)} of {valid.sum()} validation records.\n'
@@ -81,16 +78,15 @@ def drawn(objective, data, sampler: Mapping, samples: int, batch_size: int, seed
 
         def one(params, key, label, like):
             shape = (batch_size, like['ids'].shape[1])
-            batch = put(dict(ids=np.zeros(shape, np.int32), hidden=np.ones(shape, bool)), batch_size)
-            told = None if label is None else put(dict(label=label), batch_size)['label']
+            batch = spread(dict(ids=np.zeros(shape, np.int32), hidden=np.ones(shape, bool)))
+            told = None if label is None else spread(dict(label=label))['label']
             return sample(params, key, batch['ids'], batch['hidden'], told)
     else:
         field, sample = objective.field, make_image_sampler(objective, data, sampler)
 
         def one(params, key, label, like):
-            return sample(
-                params, key, (batch_size, *image_shape(objective, data, like)), None if label is None else labels(label)
-            )
+            told = None if label is None else spread(dict(label=label))['label'][:batch_size]
+            return sample(params, key, (batch_size, *image_shape(objective, data, like)), told)
 
     def draw(params: dict, like: dict) -> tuple[np.ndarray, np.ndarray]:
         starts = range(0, samples, batch_size)
@@ -99,15 +95,15 @@ def drawn(objective, data, sampler: Mapping, samples: int, batch_size: int, seed
         for i in starts:
             label = asked[i : i + batch_size] if objective.num_classes else None
             out = one(params, jax.random.fold_in(jax.random.key(seed), i), label, like)
-            found.append(np.asarray(multihost_utils.process_allgather(out, tiled=True))[:batch_size])
+            found.append(everywhere(out)[:batch_size])
         return np.concatenate(found)[:samples], asked[:samples]
 
     return field, draw
 
 
 def classifier(objective, encoder, data, batch_size: int, steps: int, lr: float, seed: int) -> Callable:
-    """`(batches, drawn) -> logits f64[R, C], features f64[R, D]` of a network that is trained when it is first asked; what is drawn is
-    looked at as it is, records as in evaluation."""
+    """`batches -> logits f64[R, C], features f64[R, D]` of a network that is trained when it is first asked; what is drawn, on all hosts, is
+    looked at as it is, records as in evaluation, which give label i32[R] and valid bool[R] too."""
     task = build.classifier(
         objective.tokenizer, encoder, data.num_classes, 'mean', mixup=0.0, cutmix=0.0, smoothing=0.0
     )
@@ -121,10 +117,15 @@ def classifier(objective, encoder, data, batch_size: int, steps: int, lr: float,
         view = batch if drawn else data.augment(jax.random.key(0), batch, train=False)
         return task.apply({'params': params}, view, method='logits')
 
-    def answer(batches: Iterable[dict], drawn: bool):
-        rows = [(batch, len(next(iter(batch.values())))) for batch in batches]
-        outs = [[np.asarray(x)[:n] for x in look(params(), put(b, batch_size), drawn)] for b, n in rows]
-        return (np.concatenate(x).astype(np.float64) for x in zip(*outs, strict=True))
+    def one(batch: dict):
+        if 'valid' not in batch:
+            return [x[: len(next(iter(batch.values())))] for x in everywhere(look(params(), spread(batch), True))]
+        on = put(batch, batch_size)
+        return gather((*look(params(), on, False), on['label'], on['valid']), batch, batch_size)
+
+    def answer(batches: Iterable[dict]):
+        logits, features, *told = (np.concatenate(x) for x in zip(*map(one, batches), strict=True))
+        return logits.astype(np.float64), features.astype(np.float64), *told
 
     return answer
 

@@ -6,12 +6,11 @@ from functools import partial
 import jax
 import numpy as np
 from jax import Array
-from jax.experimental import multihost_utils
 from scipy import stats
 
 from mim_jax import build, samplers
 from mim_jax.errors import InputError
-from mim_jax.evals.features import put
+from mim_jax.evals.features import everywhere, records, spread
 from mim_jax.evals.pictures import sheet
 from mim_jax.masks import schedule
 
@@ -76,7 +75,7 @@ def generation(
     sample, classes = make_sampler(objective, sampler), objective.num_classes
 
     def evaluate(params: dict) -> dict:
-        batch = next(iter(data.val(rows)))
+        batch = records(data.val(rows), rows)
         given, segment = batch['ids'], batch.get('segment', np.ones_like(batch['ids']))
         label = np.arange(rows, dtype=np.int32) % classes if classes else None
         drawn = run(params, seed, np.zeros((rows, given.shape[1]), np.int32), True, label)
@@ -94,9 +93,9 @@ def generation(
 
     def run(params, seed, ids, hidden, label=None):
         rows, hidden = len(ids), np.broadcast_to(hidden, ids.shape)
-        arrays = put(dict(ids=ids, hidden=hidden) | ({} if label is None else dict(label=label)), rows)
+        arrays = spread(dict(ids=ids, hidden=hidden) | ({} if label is None else dict(label=label)))
         out = sample(params, jax.random.key(seed), arrays['ids'], arrays['hidden'], arrays.get('label'))
-        return np.asarray(multihost_utils.process_allgather(out, tiled=True))[:rows]
+        return everywhere(out)[:rows]
 
     def filled(params, given, first):
         length = int(first[0].sum())

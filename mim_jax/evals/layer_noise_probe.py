@@ -38,7 +38,7 @@ def layer_noise_probe(
         times: of the noise, in [0, 1].
         rows: training records used, drawn by `seed`; all validation records are.
         lrs, weight_decays, epochs, holdout: see `linear_probe`.
-        batch_size: rows that a host encodes at once.
+        batch_size: rows encoded at once, by all hosts together.
         seed: of rows, noise and probes.
 
     Raises:

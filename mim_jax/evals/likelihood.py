@@ -7,9 +7,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from mim_jax.evals.features import put
+from mim_jax.evals.features import everywhere, put, records, spread
 from mim_jax.masks import absorbing
 
 
@@ -53,7 +52,7 @@ def likelihood(
         total = variance = tokens = size = 0.0
         for i, batch in enumerate(data.val(batch_size)):
             outs = nats(params, put(batch, batch_size), jax.random.fold_in(jax.random.key(seed), i))
-            found, count, bytes_ = (np.float64(x) for x in multihost_utils.process_allgather(outs, tiled=True))
+            found, count, bytes_ = (np.float64(x) for x in everywhere(outs))
             total += found.mean(1).sum()
             variance += found.var(1, ddof=1).sum() / draws if draws > 1 else 0.0
             tokens, size = tokens + count.sum(), size + bytes_.sum()
@@ -81,21 +80,20 @@ def pseudo_likelihood(objective, data, *, rows: int = 4) -> Callable:
 
     @jax.jit
     def nats(params: dict, batch: dict):
-        n = batch['ids'].shape[1]
+        b, n = batch['ids'].shape
 
         def one(i):
-            mask = absorbing(jax.random.key(0), (rows, n))
-            hidden = jnp.broadcast_to(jnp.arange(n) == i, (rows, n))
-            mask = mask.replace(hidden=hidden, weight=hidden.astype(jnp.float32), level=jnp.full(rows, 1 / n))
+            mask = absorbing(jax.random.key(0), (b, n))
+            hidden = jnp.broadcast_to(jnp.arange(n) == i, (b, n))
+            mask = mask.replace(hidden=hidden, weight=hidden.astype(jnp.float32), level=jnp.full(b, 1 / n))
             return objective.apply({'params': params}, batch, jax.random.key(0), mask, method='nats')[0].sum()
 
         total = jax.lax.map(one, jnp.arange(n)).sum()
-        full = absorbing(jax.random.key(0), (rows, n))
+        full = absorbing(jax.random.key(0), (b, n))
         return total, objective.apply({'params': params}, batch, jax.random.key(0), full, method='nats')[1].sum()
 
     def evaluate(params: dict) -> dict[str, float]:
-        batch = {name: x[:rows] for name, x in next(iter(data.val(rows))).items()}
-        outs = nats(params, put(batch, rows))
+        outs = nats(params, spread(records(data.val(rows), rows)))
         total, tokens = (float(np.sum(x)) for x in outs)
         return {'eval/pseudo_nats': total / tokens}
 

@@ -7,10 +7,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from mim_jax.errors import InputError
-from mim_jax.evals.features import put
+from mim_jax.evals.features import everywhere, records, spread
 from mim_jax.evals.pictures import HIDDEN_STATISTICS, VISIBLE_STATISTICS, Column, animation, figure, strips
 from mim_jax.targets import patch_statistics, pixels
 from mim_jax.tokenizers import unpatchify
@@ -148,10 +147,9 @@ def reconstruction(objective, data, *, rows: int | None = None, seed: int = 0) -
         return batch[key], out['tokens'].raw, out['mask'].hidden, answer['asked'], answer['prediction']
 
     def evaluate(params: dict) -> dict[str, np.ndarray]:
-        batch = next(iter(data.val(rows)))
-        count, dtype = len(batch[key]), batch[key].dtype
-        arrays = multihost_utils.process_allgather(predict(params, put(batch, rows)), tiled=True)
-        image, raw, *answers = (np.asarray(array[:count]) for array in arrays)
+        batch = records(data.val(rows), rows)
+        arrays, dtype = everywhere(predict(params, spread(batch))), batch[key].dtype
+        image, raw, *answers = (array[:rows] for array in arrays)
         low, high, remarks = visible_range(image, data, dtype)
         if (width := answers[-1].shape[-1]) < raw.shape[-1]:
             first = patch[0] * width // raw.shape[-1]

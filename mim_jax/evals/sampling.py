@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental import multihost_utils
 
 from mim_jax import build, masks, samplers
 from mim_jax.errors import InputError
-from mim_jax.evals.features import put
+from mim_jax.evals.features import everywhere, records, spread
 from mim_jax.evals.pictures import Column, figure, sheet
 from mim_jax.evals.reconstruction import display
 from mim_jax.objectives import MaskedAutoregression
+
+FILLED = 8  # images that are cut and drawn again
 
 
 def make_image_sampler(objective, data, spec: Mapping) -> Callable:
@@ -41,11 +42,6 @@ def make_image_sampler(objective, data, spec: Mapping) -> Callable:
             "'random_order' is for MaskedAutoregression, 'ddim' and 'ode' are for Denoise"
         )
     return jax.jit((_in_random_order if in_order else _at_once)(objective, data, spec), static_argnums=2)
-
-
-def labels(asked: np.ndarray) -> np.ndarray | Array:
-    """Classes i32[B], the same on all hosts; of one host laid out over its devices."""
-    return asked if jax.process_count() > 1 else put(dict(label=asked), len(asked))['label'][: len(asked)]
 
 
 def image_shape(objective, data, batch: dict) -> tuple[int, int, int]:
@@ -159,25 +155,21 @@ def sampling(objective, data, *, sampler: Mapping, rows: int = 80, seed: int = 0
     sample, classes = make_image_sampler(objective, data, sampler), objective.num_classes
     show, names = data.decode or display(data.mean, data.std), data.class_names or [str(i) for i in range(classes)]
 
-    def local(x):
-        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-
     def evaluate(params: dict) -> dict:
-        shape = (rows, *image_shape(objective, data, next(iter(data.val(jax.process_count())))))
-        label = labels(np.arange(rows, dtype=np.int32) % classes) if classes else None
+        shape = (rows, *image_shape(objective, data, next(iter(data.val(1)))))
+        label = spread(dict(label=np.arange(rows, dtype=np.int32) % classes))['label'][:rows] if classes else None
         drawn = sample(params, jax.random.key(seed), shape, label)
-        found = dict(sample=sheet(show(local(drawn)), names[:classes] if classes <= rows else ()))
+        found = dict(sample=sheet(show(everywhere(drawn)), names[:classes] if classes <= rows else ()))
         return found | (dict(inpainting=inpainted(params)) if hole else {})
 
     def inpainted(params: dict) -> np.ndarray:
-        hosts = jax.process_count()
-        each = -(-8 // hosts)  # of a host
-        view = data.augment(jax.random.key(0), put(next(iter(data.val(each * hosts))), each), train=False)
-        image, real = view[objective.field], local(view['valid'])
+        batch = records(data.val(FILLED), FILLED)
+        real = batch['valid']
+        image = data.augment(jax.random.key(0), spread(batch), train=False)[objective.field]
         inside = [abs(np.arange(n) + 0.5 - n / 2) < hole * n / 2 for n in image.shape[1:3]]
         cut = np.broadcast_to(inside[0][:, None] & inside[1], image.shape[:3])
         drawn = sample(params, jax.random.key(seed), image.shape, None, (image, ~cut[..., None]))
-        whole, drawn, cut = (x[real] for x in (show(local(image)), show(local(drawn)), cut))
+        whole, drawn, cut = (x[: len(real)][real] for x in (show(everywhere(image)), show(everywhere(drawn)), cut))
         blank = np.zeros(whole.shape[:3], bool)
         given = cut if data.decode is None else blank  # what latents hide is not a part of the picture
         columns = ('input', '', whole, blank), ('known', '', whole, given), ('drawn', '', drawn, blank)

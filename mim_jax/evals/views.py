@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.experimental import multihost_utils
 from sklearn.metrics import confusion_matrix
 
 from mim_jax.errors import InputError
-from mim_jax.evals.features import put
+from mim_jax.evals.features import everywhere, put
 
 
 class Answers(NamedTuple):
@@ -62,7 +61,7 @@ def merged(task, augment: Callable, clips: int = 1, crops: int = 1) -> Callable:
 
 
 def answers(params: dict, batches: Iterable[dict], rows: int, task, augment, clips: int = 1, crops: int = 1) -> Answers:
-    """The merged answers to this host's NumPy batches of `rows` rows, gathered from all hosts.
+    """The merged answers to this host's share of NumPy batches of `rows` rows, gathered from all hosts.
 
     Raises:
         InputError: no row has a label.
@@ -70,11 +69,11 @@ def answers(params: dict, batches: Iterable[dict], rows: int, task, augment, cli
     answer = jax.jit(merged(task, augment, clips, crops))
     logits, labels = [], []
     for batch in batches:
-        batch = put(batch, rows)
+        batch = put(batch, rows, clips)
         found = answer(params, batch), batch['label'][::clips], (batch['valid'] & (batch['label'] >= 0))[::clips]
-        out, label, counts = multihost_utils.process_allgather(found, tiled=True)
-        logits.append(np.asarray(out)[np.asarray(counts)])
-        labels.append(np.asarray(label)[np.asarray(counts)])
+        out, label, counts = everywhere(found)
+        logits.append(out[counts])
+        labels.append(label[counts])
     if not sum(map(len, labels)):
         raise InputError('no labelled record in the validation data: give it labels, or remove this evaluation')
     return Answers(np.concatenate(logits), np.concatenate(labels))
