@@ -188,7 +188,7 @@ def gke(job: Job) -> Launch:
         pools='\n'.join(f'#   {pool}' for pool in pools),
         notes=buckets.notes(once),
         docs=GKE,
-        **buckets.of_pods(job, region),
+        **buckets.of_pods(job),
     )
     files = {name: text.format(**keys) for name, text in scripts.KUBERNETES.items()}
     return Launch(files, 'kubectl apply -f DIR', [*pools, *once, 'kubectl apply -f DIR'])

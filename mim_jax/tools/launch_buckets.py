@@ -89,8 +89,8 @@ def check(job: Job) -> str:
 
 def mount_options(job: Job, bucket: str) -> str:
     """As the driver of GKE takes them: flags, and keys of a config file by colons."""
-    forms = {True: '{0}:{1}', False: '{0}={1}'}
-    return ','.join(forms[':' in name].format(name, value) for name, value in options(job, bucket).items())
+    given = options(job, bucket).items()
+    return ','.join(f'{name}{":" if ":" in name else "="}{value}'.removesuffix('=true') for name, value in given)
 
 
 ANNOTATIONS = """
@@ -112,8 +112,7 @@ VOLUME = """
                     volumeAttributes:
                       bucketName: {bucket}
                       mountOptions: {options}
-                      hostNetworkPodKSA: "true" # the pods are on the network of their node
-                      identityProvider: https://container.googleapis.com/v1/{cluster}"""
+                      hostNetworkPodKSA: "true" # pods on the network of their node are that account all the same"""
 
 GRANT = (
     'gcloud storage buckets add-iam-policy-binding gs://{bucket} --role=roles/storage.objectUser'
@@ -122,12 +121,11 @@ GRANT = (
 )
 
 
-def of_pods(job: Job, region: str) -> dict[str, str]:
+def of_pods(job: Job) -> dict[str, str]:
     """Parts of the manifest of GKE by name, all of them '' where there are no buckets."""
     named = buckets(words(job))
-    cluster = f'projects/{job.project}/locations/{region}/clusters/{job.cluster}'
     keys = [
-        dict(number=n, bucket=bucket, folder=folder(bucket), options=mount_options(job, bucket), cluster=cluster)
+        dict(number=n, bucket=bucket, folder=folder(bucket), options=mount_options(job, bucket))
         for n, bucket in enumerate(named, 1)
     ]
     return dict(

@@ -53,9 +53,7 @@ POD = dict(
             csi=dict(
                 driver={'gcsfuse.csi.storage.gke.io'},
                 readOnly=bool,
-                volumeAttributes=dict(
-                    bucketName=str, mountOptions=str, hostNetworkPodKSA={'true', 'false'}, identityProvider=str
-                ),
+                volumeAttributes=dict(bucketName=str, mountOptions=str, hostNetworkPodKSA={'true', 'false'}),
             ),
         )
     ],

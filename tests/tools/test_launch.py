@@ -1,7 +1,6 @@
 """The files that start a job elsewhere; no cloud is called, commands of the services are stand-ins on PATH."""
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -17,76 +16,10 @@ import yaml
 from mim_jax.tools import launch_job
 from mim_jax.tools.launch import TARGETS, main
 from tests.tools.launch_schemas import JOBSET, KUEUE, SKYPILOT, misfits
+from tests.tools.launched import ODD, bash, commands, on_machine, pod, program, shell_of, written
 
 ROOT = Path(__file__).parents[2]
 SHELLCHECK = Path(sysconfig.get_path('scripts')) / 'shellcheck'
-ODD = """python -m mim_jax.main --config=configs/mae.py "--workdir=/disk/my run" '--config.note=it costs $HOME, "a lot" `ls` *' --config.x=a\\'b"""
-
-
-def written(tmp_path, *words) -> dict[str, str]:
-    """Files by path after a launch."""
-    assert main([*words, f'--out={tmp_path}']) == 0
-    return {str(path.relative_to(tmp_path)): path.read_text() for path in sorted(tmp_path.rglob('*')) if path.is_file()}
-
-
-ON_BUCKETS = 'tpu_vm', 'tpu_pod', 'queued', 'gke', 'xpk', 'skypilot'
-MOUNTED_BY_THE_SERVICE = 'gke', 'xpk'
-
-
-def shell_of(name: str, text: str) -> str:
-    """The shell script in a file: a notebook's, a pod's or a task's is inside."""
-    if name.endswith('.ipynb'):
-        cells = [''.join(cell['source']) for cell in json.loads(text)['cells']]
-        return next(cell.removeprefix('%%writefile job.sh\n') for cell in cells if cell.startswith('%%writefile'))
-    if name.endswith('jobset.yaml'):
-        return pod(yaml.safe_load(text))['containers'][0]['command'][-1]
-    if name.endswith('job.yaml'):
-        task = yaml.safe_load(text)
-        return f'(\n{task["setup"]})\n{task["run"]}'
-    return text
-
-
-def pod(jobset: dict) -> dict:
-    return jobset['spec']['replicatedJobs'][0]['template']['spec']['template']['spec']
-
-
-def program(folder: Path, name: str, text: str) -> None:
-    """A stand-in for a program."""
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f'#!/usr/bin/env bash\n{text}')
-    (folder / name).chmod(0o755)
-
-
-@pytest.fixture
-def machine(tmp_path):
-    """Environment of a machine whose git, python and uv are stand-ins: the run writes its words to `ran` and ends with `status`."""
-    fakes = tmp_path / 'bin'
-    program(fakes, 'git', 'for folder; do :; done\n[ "$1" != clone ] || mkdir "$folder"\n')
-    program(fakes, 'python3', ':\n')
-    program(
-        fakes,
-        'python',
-        f'cd {tmp_path}\n'
-        'if [ "$2" = mim_jax.tools.doctor ]; then echo "$@" >>looked; exit "$(cat sick 2>/dev/null || echo 0)"; fi\n'
-        'for word; do echo "$word"; done >ran\necho run >>runs\n'
-        'trap "echo saved >>saves; exit 143" TERM\n'
-        'for _ in $(seq "$(cat tenths 2>/dev/null || echo 0)"); do sleep 0.1; done\n'
-        'exit "$(cat status 2>/dev/null || echo 0)"\n',
-    )
-    program(fakes, 'srun', 'while [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
-    program(fakes, 'mountpoint', '[ -e "$2/mounted" ]\n')
-    program(fakes, 'fusermount', 'exit 1\n')
-    program(fakes, 'gcsfuse', f'echo "$@" >>{tmp_path}/mounts\nfor folder; do :; done\ntouch "$folder/mounted"\n')
-    program(
-        fakes, 'sudo', f'echo "$@" >>{tmp_path}/sudo\ncase $1 in tee) cat >/dev/null ;; apt-get) : ;; *) "$@" ;; esac\n'
-    )
-    program(fakes, 'scontrol', f'echo "$@" >>{tmp_path}/requeued\n')
-    (tmp_path / 'home').mkdir()
-    return dict(PATH=f'{fakes}:{os.environ["PATH"]}', HOME=str(tmp_path / 'home'), PAUSE='0')
-
-
-def bash(script: str, env: dict, cwd: Path, **more) -> subprocess.CompletedProcess:
-    return subprocess.run(['bash', '-c', script], env=env | more, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
 def test_what_is_checked_in_is_what_is_written(tmp_path):
@@ -223,11 +156,6 @@ def test_what_cannot_be_written_is_said(tmp_path, capsys):
     (tmp_path / 'gke').write_text('')
     assert main(['gke', f'--out={tmp_path}']) == 1
     assert f'cannot write {tmp_path / "gke"}' in capsys.readouterr().err
-
-
-def commands(script: str) -> dict[str, list[str]]:
-    """The arrays at the head of a script."""
-    return {name: shlex.split(words) for name, words in re.findall(r'^(\w+)=\((.*)\)$', script, re.M)}
 
 
 def test_a_dry_run_prints_what_the_script_runs_and_writes_nothing(tmp_path, capsys):
@@ -398,30 +326,6 @@ def test_slurm_asks_for_what_the_job_says(tmp_path):
     assert text.index('#SBATCH --signal') < text.index('set -e')  # SLURM reads no options after the first command
 
 
-MACHINE = dict.fromkeys(TARGETS, 'start.sh') | dict(
-    colab='mim-jax.ipynb',
-    kaggle='mim-jax.ipynb',
-    gke='jobset.yaml',
-    xpk='run.sh',
-    skypilot='job.yaml',
-    slurm='job.sbatch',
-)
-
-
-def on_machine(target: str, tmp_path: Path, *keys: str) -> str:
-    """What a machine of the target comes to run, with buckets in the folder of the test."""
-    name = f'{target}/{MACHINE[target]}'
-    script = shell_of(name, written(tmp_path / 'files', target, *keys)[name]).replace('/mnt/gcs', f'{tmp_path}/gcs')
-    if target in MOUNTED_BY_THE_SERVICE:
-        for bucket in re.findall(r'mountpoint -q (\S+)', script):
-            Path(bucket).mkdir(parents=True, exist_ok=True)
-            (Path(bucket) / 'mounted').touch()
-    if target == 'xpk':
-        line = commands(script)['workload'][-1].removeprefix('--command=')
-        return f"trap 'kill -TERM $!' TERM\n({line}) &\nwait $! || wait $!"  # as the template of xpk has it
-    return script
-
-
 @pytest.mark.parametrize('target', TARGETS)
 def test_the_run_gets_the_words_of_the_command(tmp_path, machine, target):
     script = on_machine(target, tmp_path, f'command={ODD}')
@@ -430,140 +334,6 @@ def test_the_run_gets_the_words_of_the_command(tmp_path, machine, target):
     assert (tmp_path / 'ran').read_text().splitlines() == shlex.split(ODD)[1:]
     looked = (tmp_path / 'looked').read_text()
     assert '--workdir=/disk/my run' in looked and 'gcsfuse' not in script and 'mountpoint' not in script
-
-
-IN_A_BUCKET = ODD.replace('/disk/', 'gs://our-runs/') + ' --config.data.path=gs://our_data/cc3m/*.parquet'
-
-
-@pytest.mark.parametrize('target', ON_BUCKETS)
-def test_the_run_gets_folders_for_buckets(tmp_path, machine, target):
-    script = on_machine(target, tmp_path, f'command={IN_A_BUCKET}')
-    done = bash(script, machine, tmp_path, ATTEMPT='1')
-    assert done.returncode == 0, done.stderr
-    expected = [word.replace('gs://', f'{tmp_path}/gcs/') for word in shlex.split(IN_A_BUCKET)]
-    assert (tmp_path / 'ran').read_text().splitlines() == expected[1:] and 'gs://' not in ' '.join(expected)
-    (looked,) = (tmp_path / 'looked').read_text().splitlines()
-    assert f'--workdir={tmp_path}/gcs/our-runs/my run --data={tmp_path}/gcs/our_data/cc3m/*.parquet' in looked
-    assert [path.name for path in (tmp_path / 'gcs/our-runs').iterdir()] == ['mounted']  # the probe is gone
-    if target not in MOUNTED_BY_THE_SERVICE:
-        first, second = (line.split() for line in (tmp_path / 'mounts').read_text().splitlines())
-        assert first[-2:] == ['our-runs', f'{tmp_path}/gcs/our-runs'] and '--metadata-cache-ttl-secs=0' in first
-        assert second == ['--implicit-dirs=true', 'our_data', f'{tmp_path}/gcs/our_data']
-
-
-@pytest.mark.parametrize('target', ON_BUCKETS)
-def test_a_mount_that_is_there_stays(tmp_path, machine, target):
-    script = on_machine(target, tmp_path)
-    for attempt in ('1', '2'):
-        (tmp_path / 'mim_jax').mkdir(exist_ok=True)
-        done = bash(script, machine, tmp_path, ATTEMPT=attempt)
-        assert done.returncode == 0, done.stderr
-    assert (tmp_path / 'runs').read_text() == 'run\n' * 2
-    mounts = tmp_path / 'mounts'
-    assert not mounts.exists() if target in MOUNTED_BY_THE_SERVICE else mounts.read_text().count('\n') == 1
-
-
-def unmounted(done, tmp_path, said: str) -> bool:
-    """Whether a machine ended with the status of its own, and said so, before anything else."""
-    text = done.stdout + done.stderr
-    return done.returncode in (74, 64 + 74) and said in text and not (tmp_path / 'looked').exists()
-
-
-@pytest.mark.parametrize('target', ON_BUCKETS)
-def test_nothing_runs_where_the_bucket_is_not_mounted(tmp_path, machine, target):
-    script = on_machine(target, tmp_path)
-    program(tmp_path / 'bin', 'gcsfuse', 'echo no permission >&2; exit 1\n')
-    (tmp_path / 'gcs/BUCKET/mounted').unlink(missing_ok=True)
-    done = bash(script, machine, tmp_path, ATTEMPT='1')
-    said = 'is not mounted at' if target in MOUNTED_BY_THE_SERVICE else 'gs://BUCKET cannot be mounted'
-    assert unmounted(done, tmp_path, said), done
-
-
-@pytest.mark.parametrize('target', ON_BUCKETS)
-def test_a_mount_that_only_seems_to_be_made_is_none(tmp_path, machine, target):
-    script = on_machine(target, tmp_path)
-    program(tmp_path / 'bin', 'gcsfuse', ':\n')
-    (tmp_path / 'gcs/BUCKET/mounted').unlink(missing_ok=True)
-    assert unmounted(bash(script, machine, tmp_path, ATTEMPT='1'), tmp_path, 'gs://BUCKET is not mounted at')
-
-
-@pytest.mark.parametrize('target', ON_BUCKETS)
-def test_a_bucket_that_does_not_rename_folders_is_refused(tmp_path, machine, target):
-    script = on_machine(target, tmp_path)
-    program(tmp_path / 'bin', 'mv', 'echo "Too many open files" >&2; exit 1\n')  # what it says without the namespace
-    assert unmounted(bash(script, machine, tmp_path, ATTEMPT='1'), tmp_path, '--enable-hierarchical-namespace')
-    assert [path.name for path in (tmp_path / 'gcs/BUCKET').iterdir()] == ['mounted']
-
-
-@pytest.mark.parametrize('target', ['tpu_vm', 'skypilot'])
-def test_what_mounts_is_installed_where_it_is_missing(tmp_path, machine, target):
-    script = on_machine(target, tmp_path)
-    made = tmp_path / 'bin/gcsfuse'
-    made.rename(tmp_path / 'gcsfuse')
-    program(tmp_path / 'bin', 'curl', 'echo key\n')
-    program(tmp_path / 'bin', 'lsb_release', 'echo jammy\n')
-    program(
-        tmp_path / 'bin',
-        'sudo',
-        f'case $1 in tee) cat >>{tmp_path}/tee ;; apt-get) [ "${{!#}}" != gcsfuse ] || cp {tmp_path}/gcsfuse {made} ;; *) "$@" ;; esac\n',
-    )
-    done = bash(script, machine, tmp_path, ATTEMPT='1')
-    assert done.returncode == 0, done.stderr
-    assert 'gcsfuse-jammy main' in (tmp_path / 'tee').read_text() and (tmp_path / 'ran').exists()
-
-
-def test_what_mounts_cannot_be_installed(tmp_path, machine):
-    script = on_machine('tpu_vm', tmp_path)
-    (tmp_path / 'bin/gcsfuse').unlink()
-    program(tmp_path / 'bin', 'curl', 'exit 6\n')
-    program(tmp_path / 'bin', 'lsb_release', 'echo jammy\n')
-    assert unmounted(bash(script, machine, tmp_path, ATTEMPT='1'), tmp_path, 'Cloud Storage FUSE cannot be installed')
-
-
-def test_pods_have_the_buckets_as_volumes(tmp_path):
-    jobset = yaml.safe_load(
-        written(tmp_path, 'gke', f'command={IN_A_BUCKET}', 'service_account=trainer')['gke/jobset.yaml']
-    )
-    assert misfits(jobset, JOBSET) == []
-    template, found = jobset['spec']['replicatedJobs'][0]['template']['spec']['template'], pod(jobset)
-    assert template['metadata']['annotations']['gke-gcsfuse/volumes'] == 'true'
-    assert found['serviceAccountName'] == 'trainer'
-    mounts = {mount['name']: mount['mountPath'] for mount in found['containers'][0]['volumeMounts']}
-    volumes = {volume['name']: volume['csi'] for volume in found['volumes'] if 'csi' in volume}
-    attributes = {mounts[name]: csi['volumeAttributes'] for name, csi in volumes.items()}
-    assert {folder: each['bucketName'] for folder, each in attributes.items()} == {
-        '/mnt/gcs/our-runs': 'our-runs',
-        '/mnt/gcs/our_data': 'our_data',
-    }
-    options = attributes['/mnt/gcs/our-runs']['mountOptions'].split(',')
-    assert {'implicit-dirs=true', 'metadata-cache:ttl-secs:0', 'rename-dir-limit=0'} < set(options)
-    assert attributes['/mnt/gcs/our_data']['mountOptions'] == 'implicit-dirs=true'
-    assert attributes['/mnt/gcs/our-runs']['identityProvider'].endswith(
-        '/projects/PROJECT/locations/us-west4/clusters/CLUSTER'
-    )
-
-
-def test_pods_without_buckets_have_nothing_of_them(tmp_path):
-    text = written(tmp_path, 'gke', f'command={ODD}')['gke/jobset.yaml']
-    assert misfits(yaml.safe_load(text), JOBSET) == [] and 'csi' not in text.replace('fuse-csi-driver', '')
-    assert 'serviceAccountName' not in text and 'annotations' not in text.partition('replicatedJobs')[2]
-
-
-def test_xpk_attaches_the_buckets_that_its_workload_uses(tmp_path):
-    made = commands(written(tmp_path, 'xpk', f'command={IN_A_BUCKET}')['xpk/run.sh'])
-    attached = {words[3]: words for name, words in made.items() if name.startswith('storage_')}
-    assert list(attached) == ['our-runs', 'our-data']
-    assert {'--bucket=our_data', '--mount-point=/mnt/gcs/our_data', '--readonly=false'} < set(attached['our-data'])
-    assert [word for word in made['workload'] if word.startswith('--storage=')] == [
-        '--storage=our-runs',
-        '--storage=our-data',
-    ]
-    assert not any(word.startswith('--tpu-type') for word in attached['our-runs'])
-
-
-def test_hosts_wait_for_those_that_are_installed_later(tmp_path):
-    assert '--timeout=1800' in written(tmp_path, 'tpu_pod')['tpu_pod/start.sh']
-    assert '--timeout' not in written(tmp_path, 'tpu_vm')['tpu_vm/start.sh']
 
 
 @pytest.mark.parametrize('target', TARGETS)
