@@ -39,6 +39,8 @@ setup(
         'hub': ['datasets>=3', 'huggingface_hub', 'safetensors'],
         'test': [
             'av>=18',
+            'ipykernel>=6.29',
+            'nbclient>=0.10',
             'psutil',
             'pytest>=8',
             'pytest-xdist>=3',
