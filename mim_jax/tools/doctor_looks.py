@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import flags
-from etils import epath
 from ml_collections import ConfigDict
 
 from mim_jax import hosts
-from mim_jax.errors import InputError, RunError
+from mim_jax.errors import InputError, RunError, refuse_url
 from mim_jax.launched import launched
 from mim_jax.main import failed, load, read
 
@@ -100,27 +99,21 @@ def say(check: str, lines: Iterator[Line]) -> bool:
 
 def of_workdir(workdir: str) -> Iterator[Line]:
     """Whether it can be written, how fast, and how much room is left."""
-    folder = epath.Path(workdir)
+    refuse_url(workdir, '--workdir=')
+    folder = Path(workdir)
     mark, start = folder / f'.doctor.{os.getpid()}', time.perf_counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         mark.write_bytes(os.urandom(WRITTEN))
-        if not REMOTE.match(workdir):
-            with open(mark, 'rb') as file:
-                os.fsync(file.fileno())
+        with open(mark, 'rb') as file:
+            os.fsync(file.fileno())
         rate = WRITTEN / (time.perf_counter() - start)
         mark.unlink()
-    except ImportError as error:
-        yield Line('workdir', 'FAIL', f'{workdir}: {error}', 'pip install gcsfs, which reads and writes gs://')
-        return
-    except Exception as error:  # storage services raise what they like
-        yield Line('workdir', 'FAIL', f'{workdir} cannot be written: {getattr(error, "strerror", None) or error}',
+    except OSError as error:
+        yield Line('workdir', 'FAIL', f'{workdir} cannot be written: {error.strerror or error}',
                    'do path and permissions exist, of this user or of the service account of this machine?')  # fmt: skip
         return
     seen = f'{workdir} can be written, {rate / 1e6:.0f} MB/s'
-    if REMOTE.match(workdir):
-        yield Line('workdir', 'ok', seen)
-        return
     free = shutil.disk_usage(workdir).free
     yield Line('workdir', 'ok' if free > FREE else 'warn', f'{seen}, {free / 1e9:.1f} GB free',
                '' if free > FREE else 'a checkpoint takes 12 bytes a parameter, 16 with an average; keep_checkpoints of them are kept')  # fmt: skip
@@ -156,10 +149,8 @@ def of_data(path: str) -> Iterator[Line]:
     if re.match(r'^(builtin|hf|tfds):', path):
         yield Line('data', 'ok', f'{path} is no file of this machine')
         return
-    if REMOTE.match(path):
-        found = [epath.Path(path)] if epath.Path(path).is_file() else sorted(p for p in epath.Path(path).glob('*') if p.is_file())  # fmt: skip
-    else:
-        found = files(path)
+    refuse_url(path, '')
+    found = files(path)
     if not found:
         yield Line('data', 'FAIL', f'{path}: no file there', 'is the path right, and is the disk mounted on this host?')
         return
@@ -184,7 +175,7 @@ def files(path: str) -> list[Path]:
 def drained(file) -> int:
     """Bytes of a file, read to its end or to the most that is needed."""
     with file.open('rb') as stream:
-        if hasattr(os, 'posix_fadvise') and isinstance(file, Path):
+        if hasattr(os, 'posix_fadvise'):
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         size = 0
         while size <= READ and (piece := stream.read(1 << 20)):

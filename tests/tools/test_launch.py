@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mim_jax.tools import launch_job
+from mim_jax.tools import launch_job, launch_scripts
 from mim_jax.tools.launch import TARGETS, main
 from tests.tools.launch_schemas import JOBSET, KUEUE, SKYPILOT, misfits
 from tests.tools.launched import ODD, bash, commands, on_machine, pod, program, shell_of, written
@@ -341,6 +341,15 @@ def test_a_machine_that_is_not_well_runs_nothing(tmp_path, machine, target):
     (tmp_path / 'sick').write_text('1')
     done = bash(on_machine(target, tmp_path), machine, tmp_path, ATTEMPT='1', SLURM_CPUS_PER_TASK='8')
     assert done.returncode in (1, 65) and (tmp_path / 'looked').exists() and not (tmp_path / 'ran').exists()
+
+
+def test_the_doctor_has_the_flags_it_is_given():
+    from absl import flags
+
+    from mim_jax.tools import doctor_looks  # noqa: F401 (defines them)
+
+    given = re.findall('--([a-z]+)=', launch_scripts.doctor(launch_job.job_of('queued', {}), 4))
+    assert given == ['hosts', 'timeout', 'workdir', 'data'] and all(name in flags.FLAGS for name in given)
 
 
 @pytest.mark.parametrize('target', ['gke', 'xpk', 'queued', 'colab'])
