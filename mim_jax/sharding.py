@@ -19,7 +19,8 @@ ROWS = P(('data', 'fsdp'))  # a batch is cut along its first axis over both
 RULES = (
     (r'(^|/)(qkv|q|kv|fc1)/kernel$', P('fsdp', 'model')),
     (r'(^|/)(out|fc2)/kernel$', P('model', 'fsdp')),
-    (r'(kernel|embedding)$', P('fsdp', None)),
+    (r'kernel$', P('fsdp', None)),
+    (r'embedding$', P(None, 'fsdp')),  # cut by entries, looking up would gather the ids of all devices
 )
 
 

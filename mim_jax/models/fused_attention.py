@@ -74,6 +74,9 @@ def _call(kernel, q, k, v, valid, *gradient, channels: int, interpret: bool):
     seen = pl.BlockSpec((rows, keys, LANES), lambda b, g, i: (b, 0, g))
     results = [(asked, q), (seen, k), (seen, v)][: 3 if gradient else 1]
     parts = block < queries and bool(gradient)
+    product = (
+        2 * batch * queries * keys * width * (LANES // channels)
+    )  # of all the lanes of a group, for every head of it
     return pl.pallas_call(
         partial(kernel, channels=channels),
         grid=(batch // rows, width // LANES, queries // block),
@@ -82,6 +85,11 @@ def _call(kernel, q, k, v, valid, *gradient, channels: int, interpret: bool):
         out_shape=[jax.ShapeDtypeStruct(like.shape, like.dtype) for _, like in results],
         scratch_shapes=[pltpu.VMEM((rows, keys, LANES), jnp.float32)] * (2 * parts),
         compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel', 'parallel', 'arbitrary')),
+        cost_estimate=pl.CostEstimate(
+            flops=(5 if gradient else 2) * product,
+            transcendentals=batch * queries * keys * width // channels,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (q, k, v, *gradient, *(like for _, like in results))),
+        ),
         interpret=interpret,
         name=kernel.__name__.strip('_'),
     )(q, k, v, valid, *gradient)  # fmt: skip

@@ -117,7 +117,8 @@ def beside_scores(valid, keys):
 def attend(q, k, v, valid=None):
     """`attend_reference` with backward passes written by hand, in the form and layout each platform is fast with."""
     q = q * q.shape[-1] ** -0.5
-    return lax.platform_dependent(q, k, v, valid, tpu=_tokens_first, default=_heads_first)
+    cpu, default = (partial(_heads_first, form) for form in (_attend_long, _attend))
+    return lax.platform_dependent(q, k, v, valid, tpu=_tokens_first, cpu=cpu, default=default)
 
 
 def _tokens_first(q, k, v, valid):
@@ -130,9 +131,9 @@ def _tokens_first(q, k, v, valid):
     return form(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
 
 
-def _heads_first(q, k, v, valid):
+def _heads_first(form, q, k, v, valid):
     q, k, v = (t.swapaxes(1, 2) for t in (q, k, v))
-    return _attend_long(q, k, v, valid, 'bhqc,bhkc->bhqk', 'bhqk,bhkc->bhqc').swapaxes(1, 2)
+    return form(q, k, v, valid, 'bhqc,bhkc->bhqk', 'bhqk,bhkc->bhqc').swapaxes(1, 2)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
