@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,10 @@ def long_tokens_first(q, k, v, valid):
     return kernels._attend_long(q, k, v, valid, 'bqhc,bkhc->bhkq', 'bhkq,bkhc->bqhc')
 
 
-@pytest.mark.parametrize('form', [kernels._tokens_first, kernels._heads_first, long_tokens_first])
+HEADS_FIRST = [partial(kernels._heads_first, form) for form in (kernels._attend, kernels._attend_long)]
+
+
+@pytest.mark.parametrize('form', [kernels._tokens_first, long_tokens_first, *HEADS_FIRST])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('padded', [False, True])
 def test_attention_forms(form, dtype, padded):
