@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -25,7 +26,7 @@ RULES = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of axes (data, fsdp, model); -1 takes the devices that are left.
+    """The mesh of axes (data, fsdp, model); -1 takes the devices that are left. Of several slices of TPUs, each holds whole copies of the parameters.
 
     Args:
         data: groups of devices that hold the same parameters and read different rows.
@@ -34,7 +35,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: Sequence[j
         devices: those to take; None = all of this run.
 
     Raises:
-        InputError: the sizes do not multiply to the devices there are. One process may take fewer.
+        InputError: the sizes do not multiply to the devices there are (one process may take fewer), or `data` not over the slices.
     """
     sizes, devices = [data, fsdp, model], jax.devices() if devices is None else devices
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
@@ -48,7 +49,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: Sequence[j
         raise InputError(
             f'mesh.data, mesh.fsdp, mesh.model = {data}, {fsdp}, {model} do not multiply to the {len(devices)} devices of this run'
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:used])
+    types, slices = (AxisType.Auto,) * 3, len({getattr(device, 'slice_index', 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices[:used])
+    if sizes[0] % slices:
+        raise InputError(
+            f'mesh.data={sizes[0]} does not divide over the {slices} slices of TPUs, between which only gradients may travel: use a multiple of {slices}'
+        )
+    inside = (sizes[0] // slices, *sizes[1:])
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices), AXES, axis_types=types)
 
 
 def spec_of(path: str, shape: Sequence[int], mesh: Mesh, rules: Sequence[tuple[str, P]] = RULES) -> tuple[P, bool]:

@@ -32,6 +32,34 @@ def test_sizes_that_do_not_multiply_are_refused(sizes):
         sharding.make_mesh(*sizes)
 
 
+class Device:
+    """A device as far as meshes look at it."""
+
+    platform = device_kind = 'fake'
+
+    def __init__(self, number, slice_index):
+        self.id = self.process_index = number
+        self.slice_index = slice_index
+
+
+def slices(count, each):
+    """Devices of several slices of TPUs, mixed up."""
+    return [Device(i, i % count) for i in range(count * each)]
+
+
+def test_slices_exchange_gradients_only():
+    mesh = sharding.make_mesh(-1, 2, 2, slices(2, 8))
+    assert dict(mesh.shape) == {'data': 4, 'fsdp': 2, 'model': 2}
+    for copy in mesh.devices:  # one copy of the parameters
+        assert len({device.slice_index for device in copy.flat}) == 1
+    assert {device.slice_index for device in mesh.devices[:, 0, 0]} == {0, 1}
+
+
+def test_a_copy_that_would_lie_in_two_slices_is_refused():
+    with pytest.raises(InputError, match='mesh.data=1 does not divide over the 2 slices .* use a multiple of 2'):
+        sharding.make_mesh(1, 16, 1, slices(2, 8))
+
+
 def test_rules_follow_paths_into_optimizer_and_ema(caplog):
     mesh = sharding.make_mesh(1, 4, 2)
     state = {'params': PARAMS, 'ema': PARAMS, 'opt_state': optax.adam(1e-3).init(PARAMS)}
