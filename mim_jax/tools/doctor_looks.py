@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -101,7 +102,7 @@ def of_workdir(workdir: str) -> Iterator[Line]:
     """Whether it can be written, how fast, and how much room is left."""
     refuse_url(workdir, '--workdir=')
     folder = Path(workdir)
-    mark, start = folder / f'.doctor.{os.getpid()}', time.perf_counter()
+    mark, start = folder / f'.doctor.{platform.node()}.{os.getpid()}', time.perf_counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         mark.write_bytes(os.urandom(WRITTEN))
@@ -237,14 +238,14 @@ def of_devices(count: int) -> Iterator[Line]:
     except RuntimeError as error:
         yield Line('devices', 'FAIL', str(error).partition('\n')[0], trouble('tpu' if tpus else 'gpu', tpus))
         return
-    kind, platform = devices[0].device_kind, devices[0].platform
+    kind, sees = devices[0].device_kind, devices[0].platform
     memory = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', 0)
     seen = f'{len(devices)} x {kind}' + (f', {jax.local_device_count()} of this host' if count > 1 else '')
     seen += f', {memory / 2**30:.1f} GiB each' if memory else ''
     has = 'tpu' if tpus else 'gpu' if gpus else 'cpu'
-    if platform != has and platform == 'cpu':
+    if sees != has and sees == 'cpu':
         yield Line('devices', 'FAIL', f'{seen}, but the machine has {tpus or gpus} {has.upper()}s', trouble(has, tpus))
-    elif platform == 'gpu' and jax.local_device_count() < gpus and count == 1:
+    elif sees == 'gpu' and jax.local_device_count() < gpus and count == 1:
         yield Line(
             'devices', 'warn', f'{seen}, but the machine has {gpus} GPUs', 'CUDA_VISIBLE_DEVICES hides the others'
         )
