@@ -127,9 +127,14 @@ class Hosts:
         return True
 
     def part(self, status: int) -> None:
-        """Waits for the others at the end of a run, so that nobody is missed; host 0, which runs the service, goes last."""
+        """Waits for the others at the end of a run. All stop looking before the first one goes; host 0, which runs the service, goes last."""
+        from jax.errors import JaxRuntimeError
+
         self.client.wait_at_barrier('mim_jax/end', 3_600_000)
+        self._lock.acquire()
         self.ending = '', status
+        with contextlib.suppress(JaxRuntimeError):  # all is done, whoever is lost now
+            self.client.wait_at_barrier('mim_jax/parting', 60_000)
         if self.number == 0:
             time.sleep(ROUND)
 
@@ -139,11 +144,13 @@ _ours: Hosts | None = None  # of several hosts, once they have met
 
 def on_abort(handler) -> None:
     """What happens when this process calls abort(): Python's own `signal` would only hear of it later, which is never."""
-    libc, kind = ctypes.CDLL(None), ctypes.CFUNCTYPE(None, ctypes.c_int)
-    on_abort.kept = kind(handler) if handler else None  # C holds only the address
-    libc.signal.argtypes = ctypes.c_int, ctypes.c_void_p
-    libc.signal.restype = ctypes.c_void_p
-    libc.signal(signal.SIGABRT, ctypes.cast(on_abort.kept, ctypes.c_void_p) if handler else None)
+    signal_of_c = ctypes.CDLL(None).signal
+    signal_of_c.argtypes, signal_of_c.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    if handler is None:
+        signal_of_c(signal.SIGABRT, None)
+        return
+    on_abort.kept = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)  # C holds only its address
+    signal_of_c(signal.SIGABRT, ctypes.cast(on_abort.kept, ctypes.c_void_p))
 
 
 def start(config, workdir: str, mode: str = 'train', timeout: float = JOIN) -> None:

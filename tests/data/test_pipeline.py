@@ -120,6 +120,13 @@ def test_two_hosts_share_the_batch_of_one(numbered):
     np.testing.assert_array_equal(whole, np.concatenate(halves, 1))
 
 
+def test_a_host_reads_the_rows_it_is_told(numbered):
+    whole = labels(batches(numbered, batch_size=6, steps=5, channels=1, **OPTIONS))
+    rows = [0, 1, 4]
+    some = labels(batches(numbered, batch_size=6, steps=5, channels=1, rows=rows, **OPTIONS))
+    np.testing.assert_array_equal(some, whole[:, rows])
+
+
 @pytest.mark.parametrize('start', [0, 6, 30, 31])
 def test_a_restart_goes_on_where_it_was(numbered, start):
     whole = labels(batches(numbered, batch_size=6, steps=12, channels=1, **OPTIONS)).ravel()
