@@ -1,0 +1,148 @@
+"""Every family of objectives on eight devices: the same numbers as on one, no more collectives than its mesh calls for, checkpoints for every mesh."""
+
+import functools
+import itertools
+import re
+from collections import Counter
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from mim_jax import compile, sharding, train
+from mim_jax.checkpoint import Checkpoints
+from mim_jax.step import TrainState
+from mim_jax.tools import hlo, hlo_collectives
+from tests import checks
+
+STEPS, ROWS = 5, 8
+DATA, FSDP, BOTH, ALL = (8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2)
+CASES = [('mae', sizes) for sizes in (DATA, FSDP, BOTH, ALL)]
+CASES += [
+    pytest.param(name, sizes, marks=pytest.mark.slow) for name in ('videomae', 'mdlm', 'umd') for _, sizes in CASES
+]
+
+# What a step may send: gradients and sums over the rows' axes, parameters gathered over fsdp, and over model the outputs of the products
+# that narrow, with what the compiler makes of the kernels that model does not cut.
+SUMS = {('all-reduce', what) for what in ('parameter', 'scalar', 'key')}
+SENT = {
+    'data': SUMS,
+    'fsdp': SUMS | {('all-gather', 'parameter')},
+    'data+fsdp': SUMS | {('all-gather', 'parameter')},
+    'model': {
+        ('all-reduce', 'tokens'),
+        ('all-reduce', 'parameter'),
+        ('all-reduce', 'scalar'),
+        ('all-gather', 'parameter'),
+    },
+    'fsdp+model': {('collective-permute', 'parameter')},
+}
+FEATURES = ('all-gather', 'features')  # the rows that the monitor of collapse looks at
+LOOKED_UP = {('all-gather', 'ids'), ('all-to-all', 'tokens')}  # in a table that is cut over fsdp
+
+
+class Ran(NamedTuple):
+    """What a few steps on a mesh left."""
+
+    losses: list[float]
+    state: TrainState
+    abstract: TrainState  # shapes and shardings
+    collectives: Counter  # by (kind, axes, what)
+
+
+def batch(config, seed):
+    """Twice the rows of `checks`."""
+    parts = [checks.raw_batch(config, 2 * seed + i) for i in range(ROWS // checks.ROWS)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@functools.cache
+def ran(name, sizes):
+    config = checks.tiny(name)
+    config.data.batch_size, config.total_steps = ROWS, STEPS
+    mesh = sharding.make_mesh(*sizes)
+    with jax.set_mesh(mesh):
+        objective, augment, abstract = train.parts(config, mesh)
+        step = compile.train_step(config, objective, augment, abstract, mesh).call
+        placed = jax.tree.map(lambda x: x.sharding, abstract)
+        state = jax.jit(train.initial(config, objective, augment), out_shardings=placed)(batch(config, 0))
+        losses = []
+        for i in range(STEPS):
+            state, metrics = step(state, sharding.put(batch(config, i), mesh), np.float32(1))
+            losses.append(float(metrics['loss']))
+    return Ran(losses, state, abstract, seen(step.as_text(), abstract.params, mesh))
+
+
+def seen(text, params, mesh):
+    """Collectives by kind, axes, and what they carry."""
+    known = {part for x in jax.tree.leaves(params) for part in parts(x.shape, mesh)}
+    found = Counter()
+    for kind, i, times, _ in hlo_collectives.collectives(hlo.parse(text)):
+        axes = hlo_collectives.axes_of(hlo_collectives.groups_of(i.rest, mesh.size), mesh.shape)
+        for dtype, shape in arrays(i.shape):
+            found[kind, axes, carried(dtype, shape, known)] += times
+    return found
+
+
+def parts(shape, mesh):
+    """Shapes, sorted, of an array of parameters or of one of its layers, cut in any way over the mesh."""
+    ways = {1, *mesh.shape.values(), mesh.shape['fsdp'] * mesh.shape['model']}
+    for whole in (shape, shape[1:]):
+        for cut in itertools.product(ways, repeat=len(whole)):
+            yield tuple(sorted(n // by for n, by in zip(whole, cut, strict=True)))
+
+
+def arrays(text):
+    """(dtype, shape) of the arrays of 'f32[]' or '(f32[16], f32[16,64])'."""
+    found = re.findall(r'([a-z]+\d*)\[([\d,]*)\]', text)
+    return [(dtype, tuple(map(int, dims.split(','))) if dims else ()) for dtype, dims in found]
+
+
+def carried(dtype, shape, known):
+    if not shape:
+        return 'scalar'
+    if dtype == 'u32':
+        return 'key'
+    if dtype == 's32':
+        return 'ids'
+    if shape == (ROWS, 16):  # pooled features, as wide as the tiny encoder
+        return 'features'
+    return 'parameter' if tuple(sorted(shape)) in known else 'tokens'
+
+
+@pytest.mark.parametrize(('name', 'sizes'), CASES)
+def test_the_numbers_of_one_device(name, sizes):
+    found, one = ran(name, sizes), ran(name, (1, 1, 1))
+    np.testing.assert_allclose(found.losses, one.losses, rtol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(found.state.params), jax.tree.leaves(one.state.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(('name', 'sizes'), CASES)
+def test_no_more_is_sent_than_the_mesh_calls_for(name, sizes):
+    looked_up = LOOKED_UP if checks.tiny(name).tokenizer.name == 'ids' and sizes[1] > 1 else set()
+    for (kind, axes, what), times in ran(name, sizes).collectives.items():
+        names = {what, 'parameter'} if what == 'features' else {what}  # parts of parameters may have that shape too
+        allowed = SENT[axes] | looked_up | {FEATURES}
+        assert any((kind, name) in allowed for name in names), f'{times} x {kind} of {what} over {axes}'
+
+
+def test_the_model_axis_sends_the_sums_of_its_products_and_no_more():
+    """Forward, those of `out` and `fc2`, and backward, of `fc1` and of q, k and v: six a block, and two beside blocks."""
+    found = ran('mae', ALL).collectives
+    blocks = checks.tiny('mae').encoder.depth + checks.tiny('mae').terms.pixels.predictor.depth
+    assert 6 * blocks <= found['all-reduce', 'model', 'tokens'] <= 6 * blocks + 2
+
+
+def test_a_checkpoint_of_any_mesh_goes_on_on_any_other(tmp_path):
+    meshes = [DATA, FSDP, BOTH, ALL]
+    for i, sizes in enumerate(meshes):
+        saved = Checkpoints(tmp_path / str(i))
+        saved.save(STEPS, ran('mae', sizes).state, {})
+        for other in meshes:
+            target = ran('mae', other).abstract
+            state, _ = saved.restore(target)
+            jax.tree.map(lambda x, like: x.sharding == like.sharding or pytest.fail(f'{x.sharding}'), state, target)
+            jax.tree.map(np.testing.assert_array_equal, state, ran('mae', sizes).state)
+        saved.close()
