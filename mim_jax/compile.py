@@ -70,7 +70,8 @@ def train_step(config, objective, augment: Callable, abstract: step.TrainState, 
     """
     rows = config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp'])
     lower = lowering(config, objective, augment, abstract, mesh)
-    return fit(lower, rows, cuts(rows, config.micro_batch), MEMORY_SHARE * device_memory())
+    arguments = bytes_of((abstract, batch_on(config, mesh)))
+    return fit(lower, rows, cuts(rows, config.micro_batch), MEMORY_SHARE * device_memory(), arguments)
 
 
 def lowering(config, objective, augment: Callable, abstract: step.TrainState, mesh: Mesh) -> Callable[[int], jax.stages.Lowered]:  # fmt: skip
@@ -80,9 +81,7 @@ def lowering(config, objective, augment: Callable, abstract: step.TrainState, me
         build.schedule(config),
         step.make_loss(objective, augment),
     )
-    rows = NamedSharding(mesh, sharding.ROWS)
-    batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=rows) for k, v in batch_spec(config).items()}
-    placed = jax.tree.map(lambda x: x.sharding, abstract)
+    batch, placed = batch_on(config, mesh), jax.tree.map(lambda x: x.sharding, abstract)
 
     def lower(accumulate: int):
         def train_step(state, batch, lr_scale):
@@ -93,6 +92,18 @@ def lowering(config, objective, augment: Callable, abstract: step.TrainState, me
         return jitted.lower(abstract, batch, jax.ShapeDtypeStruct((), jnp.float32))
 
     return lower
+
+
+def batch_on(config, mesh: Mesh) -> dict:
+    """`batch_spec` of the global batch, with where its rows lie."""
+    rows = NamedSharding(mesh, sharding.ROWS)
+    return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=rows) for k, v in batch_spec(config).items()}
+
+
+def bytes_of(abstract) -> int:
+    """Bytes on one device of a tree of shapes with shardings."""
+    leaves = jax.tree.leaves(abstract)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def cuts(rows: int, micro_batch: int) -> list[int]:
@@ -118,6 +129,7 @@ def fit(
     rows: int,
     choices: Sequence[int],
     limit: float,
+    arguments: int = 0,
     compiled: Callable[[jax.stages.Lowered], jax.stages.Compiled] | None = None,
 ) -> Step:
     """Compiles with the fewest micro-batches whose memory fits.
@@ -127,6 +139,7 @@ def fit(
         rows: of the global batch on one device.
         choices: numbers of micro-batches to try, ascending.
         limit: bytes of a device.
+        arguments: bytes of state and batch on a device, of which a compiler that refuses does not speak.
         compiled: how to compile; None = for the devices of this run.
 
     Raises:
@@ -144,8 +157,8 @@ def fit(
         except jax.errors.JaxRuntimeError as error:  # on TPU a program that is too large does not compile
             if 'RESOURCE_EXHAUSTED' not in str(error):
                 raise
-            call, need = None, asked(str(error))
-            temporary = need
+            call, temporary = None, asked(str(error))
+            need = temporary + arguments
         if call and need <= limit:
             return Step(call, accumulate, need)
         least = accumulate * (2 if math.isinf(need) else max(2, math.ceil(temporary / limit)))
@@ -153,8 +166,8 @@ def fit(
 
 
 def asked(refusal: str) -> float:
-    """Bytes of a device that a program would need, from the words with which the TPU compiler refuses it; inf where they do not say."""
-    found = re.search(r'(?:Used |\()([\d.]+)([KMGT]?)\)? (?:of [\d.]+[KMGT]? hbm|exceeds available)', refusal)
+    """Bytes of a device that temporaries would need, from the words with which the TPU compiler refuses them; inf where they do not say."""
+    found = re.search(r'HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available', refusal)
     return float(found[1]) * 1024 ** ' KMGT'.index(found[2] or ' ') if found else math.inf
 
 

@@ -60,8 +60,8 @@ def test_nothing_fits():
 
 
 @pytest.mark.parametrize(('words', 'expected'), [
-    ('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 30.55G of 15.75G hbm. Exceeded hbm capacity', 30.55 * 2**30),
-    ('the total memory required for HLO temporaries (512.00M) exceeds available HBM (15.75G)', 512 * 2**20),
+    ('RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (21.29G) exceeds available HBM (15.75G).', 21.29 * 2**30),
+    ('RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (512.00M) exceeds available HBM (15.75G)', 512 * 2**20),
     ('RESOURCE_EXHAUSTED: out of memory', math.inf),
 ])  # fmt: skip
 def test_what_the_compiler_says_it_would_need(words, expected):
@@ -69,18 +69,20 @@ def test_what_the_compiler_says_it_would_need(words, expected):
 
 
 def test_cuts_follow_what_the_compiler_says_it_would_need():
-    tried = []
+    tried, gib = [], 2**30
 
     def lower(accumulate):
         tried.append(accumulate)
         if accumulate < 8:
-            raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: Used {80 / accumulate}G of 15.75G hbm.')
+            raise jax.errors.JaxRuntimeError(
+                f'RESOURCE_EXHAUSTED: HLO temporaries ({80 / accumulate}G) exceeds available HBM'
+            )
         return lowered([], 16, 1)(accumulate)
 
-    assert compile.fit(lower, 16, compile.cuts(16, 0), 15 * 2**30).accumulate == 8 and tried == [1, 8]
-    with pytest.raises(compile.DoesNotFit) as refusal:  # refused, though it asks for less than the limit
-        compile.fit(lower, 1, [4], 21 * 2**30)
-    assert (refusal.value.rows, refusal.value.need, refusal.value.limit) == (0, 20 * 2**30, 21 * 2**30)
+    assert compile.fit(lower, 16, compile.cuts(16, 0), 15 * gib).accumulate == 8 and tried == [1, 8]
+    with pytest.raises(compile.DoesNotFit) as refusal:  # refused, though less than the limit
+        compile.fit(lower, 4, [4], 24 * gib, arguments=3 * gib)
+    assert (refusal.value.rows, refusal.value.need, refusal.value.limit) == (1, 23 * gib, 24 * gib)
 
 
 def test_micro_batch():

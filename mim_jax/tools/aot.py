@@ -62,9 +62,7 @@ class Compiler:
         try:
             call = lowered.compile() if self.place.chip else compile.compiled_for_here(lowered)
         except jax.errors.JaxRuntimeError as error:
-            self.say(
-                f'  too large for the compiler: {compile.asked(str(error)) / GIB:.1f} of {self.place.memory / GIB:.1f} GiB'
-            )
+            self.say(f'  too large for the compiler: temporaries of {compile.asked(str(error)) / GIB:.1f} GiB')
             raise
         self.say(f'  {memory(call)["total"] / GIB:.3g} GiB, {time.time() - start:.0f} s')
         return call
@@ -125,11 +123,12 @@ def measure(config, compiler: Compiler, least: int = 1) -> tuple[dict, str]:
         objective, augment, abstract = train.parts(config, mesh)
         rows, room = config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp']), room_of(place)
         cuts = [n for n in compile.cuts(rows, config.micro_batch) if n >= least or config.micro_batch] or [rows]
-        if (state := state_bytes(abstract)) > room:
+        if (state := compile.bytes_of(abstract)) > room:
             raise DoesNotFit(rows // cuts[-1], state, room)
         lower = compile.lowering(config, objective, augment, abstract, mesh)
         announced = compiler.of(axes(mesh.shape) + describe(config), lower, rows)
-        step = compile.fit(announced, rows, cuts, room, compiler)
+        arguments = compile.bytes_of((abstract, compile.batch_on(config, mesh)))
+        step = compile.fit(announced, rows, cuts, room, arguments, compiler)
         flops = compile.model_flops(config, objective, augment, abstract.params)
         text, trimmed = printed(step, lower)
     told = dict(batch=config.data.batch_size, micro_batches=step.accumulate, rows=rows // step.accumulate,
@@ -140,12 +139,6 @@ def measure(config, compiler: Compiler, least: int = 1) -> tuple[dict, str]:
 def room_of(place: Place) -> float:
     """Bytes of a device that training lets a step take."""
     return compile.MEMORY_SHARE * place.memory
-
-
-def state_bytes(abstract) -> int:
-    """Bytes of the state on one device."""
-    leaves = jax.tree.leaves(abstract)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def printed(step: compile.Step, lower: Callable) -> tuple[str, bool]:

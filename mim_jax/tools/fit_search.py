@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from mim_jax import sharding, train
-from mim_jax.compile import DoesNotFit, cuts
+from mim_jax.compile import DoesNotFit, batch_on, bytes_of, cuts
 from mim_jax.errors import InputError
 from mim_jax.models.vit import SIZES
 from mim_jax.tools import aot
 from mim_jax.tools.topology import GIB
 
 POLICIES = ('none', 'dots', 'full')
-KEPT = dict(none=1.0, dots=0.7, full=0.4)  # of the activations, with a policy of remat: a guess on the careful side
+KEPT = dict(none=1.0, dots=0.9, full=0.4)  # of the activations, with a policy of remat: a guess on the careful side
 FSDP = (8, 4, 16, 2, 32)  # parts of a copy of the parameters, besides all or none
 MODEL = (2, 4, 8)
 FEW = 8  # rows at once, below which a TPU is badly used
@@ -195,10 +195,11 @@ def fewest(config, place: aot.Place, changes: Mapping, trials: list[Trial]) -> i
 
 
 def fixed_bytes(config, place: aot.Place) -> tuple[float, int]:
-    """Bytes of a device that no micro-batch makes smaller, state and gradients; and the rows of the batch on a device."""
+    """Bytes of a device that no micro-batch makes smaller, arguments and gradients; and the rows of the batch on a device."""
     mesh = sharding.make_mesh(**config.mesh, devices=place.devices)
     abstract = train.parts(config, mesh)[2]
-    return aot.state_bytes(abstract) + aot.state_bytes(abstract.params), config.data.batch_size // math.prod(sizes(config.mesh, len(place.devices))[:2])  # fmt: skip
+    rows = config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp'])
+    return bytes_of((abstract, batch_on(config, mesh), abstract.params)), rows
 
 
 def row(trial: Trial) -> str:

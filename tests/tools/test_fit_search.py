@@ -43,7 +43,7 @@ def world(monkeypatch):
 
             lower = compiler.of('a step', lambda n: n, rows)
             choices = [n for n in compile.cuts(rows, config.micro_batch) if n >= least or config.micro_batch]
-            step = compile.fit(lower, rows, choices, aot.room_of(place), compiled)
+            step = compile.fit(lower, rows, choices, aot.room_of(place), compiled=compiled)
             n, seconds = step.accumulate, SLOWER[policy] * (1 + 0.01 * step.accumulate) + 0.2 * config.encoder.scan
             memory = dict(
                 total=step.bytes_per_device, temporaries=row * rows / n * KEPT[policy] / model, room=aot.room_of(place)
