@@ -70,12 +70,13 @@ def search(config, place: aot.Place, tries: int, say: Callable[[str], None]) -> 
 def candidates(config, place: aot.Place, trials: list[Trial]) -> Iterator[dict]:
     """What to try, likely best first: as shipped; for each mesh the least remat that fits; then less rows at once, and unrolled layers, of the best."""
     n, batch = len(place.devices), config.data.batch_size
+    free = {'micro_batch': 0} if config.micro_batch else {}
     if batch % math.prod(sizes(config.mesh, n)[:2]) == 0:
         yield {}
     for mesh in meshes(config, n, trials):
         for policy in policies(config):
-            changes = mesh | policy
-            same = sizes(mesh_of(mesh), n) == sizes(config.mesh, n) and remat(config, policy) == remat(config, {})
+            changes = mesh | policy | free
+            same = not free and sizes(mesh_of(mesh), n) == sizes(config.mesh, n) and remat(config, policy) == remat(config, {})  # fmt: skip
             if not same and hopeless(config, place, changes, trials):
                 continue
             if not same:
@@ -185,9 +186,10 @@ def attempt(config, changes: Mapping, compiler: aot.Compiler, least: int) -> Tri
 def fewest(config, place: aot.Place, changes: Mapping, trials: list[Trial]) -> int:
     """Micro-batches to begin with, from what was measured with as much remat on another mesh: activations are proportional to rows."""
     like = [t for t in trials if t.report and remat(config, t.changes) == remat(config, changes)]
-    if not like or 'micro_batch' in changes or config.micro_batch:
+    changed = applied(config, changes)
+    if not like or changed.micro_batch:
         return 1
-    changed, known = applied(config, changes), like[-1].report
+    known = like[-1].report
     fixed, rows = fixed_bytes(changed, place)
     each = (known['memory']['temporaries'] - known['state'] / 3) / known['rows']
     room = known['memory']['room'] - fixed

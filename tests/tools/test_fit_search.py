@@ -99,6 +99,15 @@ def test_micro_batches_begin_where_another_mesh_ended(config, world):
     assert [n for mesh, policy, n in tried if (mesh, policy) == ((1, 8, 1), 'none')] == [8]
 
 
+def test_a_micro_batch_of_the_config_is_not_held_on_to(config, world):
+    config.micro_batch = 2
+    place, tried = world(state=1.0, row=0.5)
+    assert search(config, place)['paste'] == '--config.micro_batch=0' and tried[:2] == [
+        ((8, 1, 1), 'none', 4),
+        ((8, 1, 1), 'none', 1),
+    ]
+
+
 def test_products_are_shared_only_where_nothing_else_fits(config, world):
     config.encoder.heads = config.terms.pixels.predictor.heads = 4
     place, tried = world(state=0.0, row=100.0)
