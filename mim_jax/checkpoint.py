@@ -122,7 +122,7 @@ class Checkpoints:
     def _pick(self, step: int | None) -> int:
         self.wait()
         steps, newest = self.steps(), self.latest() if step is None else step
-        if newest is None or newest not in steps:
+        if newest is None or step is not None and newest not in steps:  # the newest of host 0 may show late on others
             have = f'only of steps {", ".join(map(str, steps))}' if steps else 'none'
             raise InputError(
                 f'{self.directory} has no checkpoint{"" if newest is None else f" of step {newest}"}: there is {have}'

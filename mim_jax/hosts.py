@@ -45,10 +45,11 @@ class Hosts:
         self.client = None  # of the service
         self.looked = time.monotonic()  # when all others were last there
         self.ending: tuple[str, int] | None = None  # sentence and status, once this process is on its way out
+        self.parted = False  # from the others, at the end of a run
         self._lock = threading.Lock()
 
     def watch(self) -> None:
-        """Looks after the others until one is lost or says that it stops.
+        """Looks after the others until one is lost or says that it stops. On its way out it still answers theirs, or they could not read why.
 
         `get_live_nodes` waits for all that send heartbeats, which C++ threads do whatever Python does: a host that is slow is waited
         for, and only one that is silent is lost.
@@ -56,16 +57,17 @@ class Hosts:
         from jax.errors import JaxRuntimeError
 
         everyone = list(range(len(self.names)))
-        while not self.ending:
+        while not self.parted:
             try:
                 here = self.client.get_live_nodes(everyone)
                 words = self.client.key_value_dir_get(LAST_WORDS)
             except JaxRuntimeError:  # host 0 is gone, with its service; what JAX says of it comes first
                 time.sleep(LINGER)
                 self.lost([0])
-            for _, text in words:
-                self.stop_too(**json.loads(text))
-            if lost := [number for number in everyone if number not in here]:
+            lost = [number for number in everyone if number not in here]
+            if words and not self.ending:
+                self.stop_too(**json.loads(words[0][1]))
+            if lost and not self.ending:
                 self.lost(lost)
             self.looked = time.monotonic()
             time.sleep(ROUND)
@@ -132,7 +134,7 @@ class Hosts:
 
         self.client.wait_at_barrier('mim_jax/end', 3_600_000)
         self._lock.acquire()
-        self.ending = '', status
+        self.ending, self.parted = ('', status), True
         with contextlib.suppress(JaxRuntimeError):  # all is done, whoever is lost now
             self.client.wait_at_barrier('mim_jax/parting', 60_000)
         if self.number == 0:

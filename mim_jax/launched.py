@@ -44,7 +44,7 @@ def launched(env: Mapping[str, str]) -> Launch | None:
         return None
     found = by_mpi(env) or by_slurm(env) or by_tpu(env)
     address = env.get('JAX_COORDINATOR_ADDRESS') or None
-    if count is None and address is None:
+    if count is None and address is None and number is None:
         return found
     count = count if count is not None else found and found.count
     number = number if number is not None else found and found.number

@@ -22,7 +22,9 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; the same c
 _MODE = flags.DEFINE_enum(
     'mode', 'train', ['train', 'eval'], 'Train, or evaluate the newest checkpoint of workdir again.'
 )
-_JOIN_TIMEOUT = flags.DEFINE_float('join_timeout', 300.0, 'Seconds to wait at the start for the other hosts of a run.')
+_JOIN_TIMEOUT = flags.DEFINE_float(
+    'join_timeout', hosts.JOIN, 'Seconds to wait at the start for the other hosts of a run.'
+)
 _TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where an error comes from, not only what it says.')
 
 KINDS = {  # of values, as the command line takes them

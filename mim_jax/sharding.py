@@ -52,12 +52,14 @@ def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: Sequence[j
     types, slices = (AxisType.Auto,) * 3, len({getattr(device, 'slice_index', 0) for device in devices})
     if slices == 1:
         return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices[:used])
+    if devices[0].platform != 'tpu':  # machines of GPUs, which any axis may span
+        return Mesh(mesh_utils.create_device_mesh(sizes, devices[:used]), AXES, axis_types=types)
     if sizes[0] % slices:
         raise InputError(
             f'mesh.data={sizes[0]} does not divide over the {slices} slices of TPUs, between which only gradients may travel: use a multiple of {slices}'
         )
     inside = (sizes[0] // slices, *sizes[1:])
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices), AXES, axis_types=types)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices[:used]), AXES, axis_types=types)
 
 
 def spec_of(path: str, shape: Sequence[int], mesh: Mesh, rules: Sequence[tuple[str, P]] = RULES) -> tuple[P, bool]:

@@ -35,20 +35,21 @@ def test_sizes_that_do_not_multiply_are_refused(sizes):
 class Device:
     """A device as far as meshes look at it."""
 
-    platform = device_kind = 'fake'
+    device_kind, core_on_chip = 'fake', 0
 
-    def __init__(self, number, slice_index):
+    def __init__(self, number, slice_index, place, platform):
         self.id = self.process_index = number
-        self.slice_index = slice_index
+        self.slice_index, self.platform = slice_index, platform
+        self.coords = place >> 2, place >> 1 & 1, place & 1
 
 
-def slices(count, each):
-    """Devices of several slices of TPUs, mixed up."""
-    return [Device(i, i % count) for i in range(count * each)]
+def slices(platform='tpu'):
+    """Two slices of 2 x 2 x 2 TPUs, mixed up."""
+    return [Device(i, i % 2, i // 2, platform) for i in range(16)]
 
 
 def test_slices_exchange_gradients_only():
-    mesh = sharding.make_mesh(-1, 2, 2, slices(2, 8))
+    mesh = sharding.make_mesh(-1, 2, 2, slices())
     assert dict(mesh.shape) == {'data': 4, 'fsdp': 2, 'model': 2}
     for copy in mesh.devices:  # one copy of the parameters
         assert len({device.slice_index for device in copy.flat}) == 1
@@ -57,7 +58,11 @@ def test_slices_exchange_gradients_only():
 
 def test_a_copy_that_would_lie_in_two_slices_is_refused():
     with pytest.raises(InputError, match='mesh.data=1 does not divide over the 2 slices .* use a multiple of 2'):
-        sharding.make_mesh(1, 16, 1, slices(2, 8))
+        sharding.make_mesh(1, 16, 1, slices())
+
+
+def test_machines_of_gpus_are_no_slices():
+    assert dict(sharding.make_mesh(1, 16, 1, slices('gpu')).shape) == {'data': 1, 'fsdp': 16, 'model': 1}
 
 
 def test_rules_follow_paths_into_optimizer_and_ema(caplog):

@@ -15,6 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 LANES = 128
 SUBLANES = 32  # rows of int8, the least that blocks of queries are made of
 SCORES = 3 << 17  # of a block of queries, which have to fit the fast memory several times
+KEYS = 2048  # whose gradients fit beside them
 ROWS = 256  # tokens that one call of a kernel takes at least, if there are as many: more samples hide each other's latencies
 MOST = 8  # samples of one call
 
@@ -24,17 +25,19 @@ BY_ROWS = (((1,), (0,)), ((), ()))  # [a, c] x [c, b] -> [a, b]
 TRANSPOSED = (((0,), (0,)), ((), ()))  # [c, a] x [c, b] -> [a, b]
 
 
-def block_of(queries: int, keys: int) -> int | None:
-    """Queries of a block: all, or the largest divisor that keeps its scores small; None where there is none."""
-    sizes = [queries] + [n for n in range(queries, 0, -1) if queries % n == 0 and n % SUBLANES == 0]
-    return next((n for n in sizes if n * keys <= SCORES), None)
+def block_of(queries: int, keys: int, masked: bool = False) -> int | None:
+    """Queries of a block: all, or the largest divisor that keeps its scores small; None where there is none. `masked`: each query has a mask of its own."""
+    unit = LANES if masked else SUBLANES  # the backward pass has the queries of a mask in the last axis
+    sizes = [queries] + [n for n in range(queries, 0, -1) if queries % n == 0 and n % unit == 0]
+    return next((n for n in sizes if n * keys <= SCORES), None) if keys <= KEYS else None
 
 
-def suits(q, k, heads: int) -> bool:
-    """Whether q[B, Q, H, C] and k[B, K, H, C], `heads` of them at once, can go through the kernel."""
+def suits(q, k, valid, heads: int) -> bool:
+    """Whether q[B, Q, H, C] and k[B, K, H, C], `heads` of them at once, with valid[B, K] or [B, Q, K] or None, can go through the kernel."""
+    block = block_of(q.shape[1], k.shape[1], valid is not None and valid.ndim == 3)
     channels = q.shape[-1]
     whole = LANES % channels == 0 and heads * channels % LANES == 0
-    return whole and q.dtype == k.dtype == jnp.bfloat16 and block_of(q.shape[1], k.shape[1]) is not None
+    return whole and q.dtype == k.dtype == jnp.bfloat16 and block is not None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -69,7 +72,8 @@ attend.defvjp(_forward, _backward)
 def _call(kernel, q, k, v, valid, *gradient, channels: int, interpret: bool):
     """Runs a kernel over blocks of samples, groups of heads and queries."""
     (batch, queries, width), keys = q.shape, k.shape[1]
-    block, rows = block_of(queries, keys), _samples(batch, max(queries, keys))
+    masked = valid is not None and 1 not in valid.shape[1:]
+    block, rows = block_of(queries, keys, masked), _samples(batch, max(queries, keys))
     asked = pl.BlockSpec((rows, block, LANES), lambda b, g, i: (b, i, g))
     seen = pl.BlockSpec((rows, keys, LANES), lambda b, g, i: (b, 0, g))
     results = [(asked, q), (seen, k), (seen, v)][: 3 if gradient else 1]

@@ -123,7 +123,7 @@ def attend(q, k, v, valid=None):
 
 def _tokens_first(q, k, v, valid):
     fused, heads = on_each_device(partial(fused_attention.attend, channels=q.shape[-1]), q.shape[0], q.shape[2])
-    if fused_attention.suits(q, k, heads):
+    if fused_attention.suits(q, k, valid, heads):
         flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
         told = None if valid is None else (valid if valid.ndim == 3 else valid[:, None]).astype(jnp.int8)
         return fused(*flat, told).reshape(q.shape)

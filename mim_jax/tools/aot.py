@@ -9,7 +9,7 @@ import jax
 
 from mim_jax import build, compile, record, sharding, train
 from mim_jax.compile import DoesNotFit
-from mim_jax.errors import InputError
+from mim_jax.errors import InputError, RunError
 from mim_jax.progress import peak_flops
 from mim_jax.tools import hlo, hlo_collectives, topology
 from mim_jax.tools.fit_text import axes
@@ -62,6 +62,8 @@ class Compiler:
         try:
             call = lowered.compile() if self.place.chip else compile.compiled_for_here(lowered)
         except jax.errors.JaxRuntimeError as error:
+            if 'RESOURCE_EXHAUSTED' not in str(error):
+                raise RunError(f'the compiler failed: {str(error).splitlines()[0]}') from error
             self.say(f'  too large for the compiler: temporaries of {compile.asked(str(error)) / GIB:.1f} GiB')
             raise
         self.say(f'  {memory(call)["total"] / GIB:.3g} GiB, {time.time() - start:.0f} s')

@@ -64,9 +64,9 @@ def test_gradients_of_keys_add_up_over_blocks_of_queries(monkeypatch):
 @pytest.mark.parametrize('each', [False, True])
 @pytest.mark.parametrize('blocks', [1, 2])
 def test_what_is_not_valid_is_not_seen(monkeypatch, each, blocks):
-    monkeypatch.setattr(fused_attention, 'SCORES', 64 * 24 // blocks)
-    given = arrays(2, 64, 24, 2, 64)
-    valid = np.random.default_rng(1).random((2, 64, 24) if each else (2, 24)) < 0.6
+    monkeypatch.setattr(fused_attention, 'SCORES', 256 * 24 // blocks)
+    given = arrays(2, 256, 24, 2, 64)
+    valid = np.random.default_rng(1).random((2, 256, 24) if each else (2, 24)) < 0.6
     valid[1] = False  # nothing to look at: zeros
     told = jnp.asarray(valid if each else valid[:, None], jnp.int8)
     found = results(lambda q, k, v: fused_attention.attend(q, k, v, told, 64, True), jnp.float32, given)
@@ -81,16 +81,24 @@ def test_scores_far_from_zero_stay_finite():
 
 
 @pytest.mark.parametrize(
-    ('queries', 'keys', 'block'), [(50, 50, 50), (197, 197, 197), (1568, 1568, 224), (1025, 1025, None)]
+    ('queries', 'keys', 'masked', 'block'),
+    [
+        (50, 50, False, 50),
+        (197, 197, True, 197),
+        (1568, 1568, False, 224),
+        (1025, 1025, False, None),
+        (640, 640, True, 128),
+        (1024, 1024, True, 256),
+    ],
 )
-def test_blocks_of_queries(queries, keys, block):
-    assert fused_attention.block_of(queries, keys) == block
+def test_blocks_of_queries(queries, keys, masked, block):
+    assert fused_attention.block_of(queries, keys, masked) == block
 
 
 def test_what_suits():
-    def suits(heads, channels, at_once, tokens=50, dtype=jnp.bfloat16):
+    def suits(heads, channels, at_once, tokens=50, dtype=jnp.bfloat16, valid=None):
         x = jax.ShapeDtypeStruct((2, tokens, heads, channels), dtype)
-        return fused_attention.suits(x, x, at_once)
+        return fused_attention.suits(x, x, valid, at_once)
 
     assert suits(16, 64, 16) and suits(16, 32, 4) and suits(4, 128, 1)
     assert not suits(3, 64, 3)  # 192 lanes are not whole groups
@@ -98,6 +106,9 @@ def test_what_suits():
     assert not suits(16, 64, 1)  # half a group on each device
     assert not suits(16, 64, 16, tokens=1025)
     assert not suits(16, 64, 16, dtype=jnp.float32)
+    assert not suits(16, 64, 16, tokens=4096)  # gradients of the keys would not fit
+    each = jax.ShapeDtypeStruct((2, 1568, 1568), jnp.bool_)
+    assert suits(16, 64, 16, tokens=1568) and not suits(16, 64, 16, tokens=1568, valid=each)
 
 
 @pytest.mark.parametrize(
