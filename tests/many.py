@@ -151,6 +151,7 @@ def broken(function, call, what):
         if len(calls) == call:
             if what in ('SIGKILL', 'SIGSTOP', 'SIGTERM'):
                 os.kill(os.getpid(), getattr(signal, what))
+                time.sleep(3)  # until JAX has heard of SIGTERM
             else:
                 raise dict(InputError=InputError('told to break'), TypeError=TypeError('told to break'), OSError=OSError(28, 'No space left on device'))[what]  # fmt: skip
         return function(*args, **kwargs)
