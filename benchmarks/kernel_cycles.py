@@ -47,8 +47,8 @@ def count(dump: Path, mesh: Mesh, batch: int, tokens: int, width: int, heads: in
 
     x = array((batch, tokens, width))
     valid = array((batch, tokens if masks == 2 else 1, tokens), jnp.int8) if masks else None
-    channels, samples = width // heads, fused_attention._samples(batch, tokens)
-    turns = batch // samples * (width // 128) * (tokens // fused_attention.block_of(tokens, tokens))
+    channels, samples = width // heads, fused_attention.samples(batch, tokens)
+    turns = batch // samples * (width // 128) * (tokens // fused_attention.block_of(tokens, tokens, masks == 2))
 
     def run(q, k, v, g, valid):
         out, back = jax.vjp(lambda q, k, v: fused_attention.attend(q, k, v, valid, channels), q, k, v)

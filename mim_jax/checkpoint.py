@@ -42,9 +42,8 @@ class Checkpoints:
         handlers = dict(state=ocp.StandardCheckpointHandler(), progress=ocp.JsonCheckpointHandler())
         with self._as_run_error('opened'):
             self._manager = ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options)
-        self._manager.reached_preemption = lambda step: (
-            False
-        )  # hosts agree by a count of questions, which steps would muddle
+        # hosts agree on where to stop by a count of questions, which Orbax, asking with steps, would muddle
+        self._manager.reached_preemption = lambda step: False
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints on disk, ascending."""

@@ -318,7 +318,7 @@ def finish(status: int) -> int:
 
 def wait_for_the_lost(problem: BaseException) -> None:
     """Where an error may come from another host's end, as that of a collective does, gives `watch` the time to find out."""
-    own = isinstance(problem, InputError | OSError)
+    own = isinstance(problem, InputError | OSError | KeyboardInterrupt)
     own |= isinstance(problem, RunError) and isinstance(problem.__cause__, OSError | None)
     if _ours and not own:
         time.sleep(SILENCE + 2 * LINGER)

@@ -60,8 +60,9 @@ def call(address: str, own: dict, count: int, timeout: float, bind: str = '') ->
                 came[who], latest[who] = said, line
             lines.append(line)
         told = dict(came=came, twice=twice)
+        text = json.dumps(told).encode() + b'\n'
         for line in lines:
-            tell(line, told)
+            tell(line, text)
     return told
 
 
@@ -87,7 +88,7 @@ def answer(address: str, own: dict, timeout: float) -> dict:
                 line.sendall(json.dumps(own).encode() + b'\n')
                 line.settimeout(left + 2 * PATIENCE)  # host 0 has begun later, perhaps
                 with line.makefile() as text:
-                    if told := text.readline():
+                    if (told := text.readline()).endswith('\n'):  # or host 0 ended amid the line
                         return json.loads(told)
         except OSError as error:
             problem = likely(error)
@@ -189,11 +190,11 @@ def heard(line: socket.socket) -> dict | None:
         return None
 
 
-def tell(line: socket.socket, told: dict) -> None:
+def tell(line: socket.socket, text: bytes) -> None:
     """Tells a host who came and lets it hang up first, so that the port is free at once; who has gone needs no answer."""
     with contextlib.suppress(OSError):
         line.settimeout(PATIENCE)
-        line.sendall(json.dumps(told).encode() + b'\n')
+        line.sendall(text)
         line.recv(1)
 
 

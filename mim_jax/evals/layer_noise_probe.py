@@ -1,7 +1,7 @@
 """Linear probes on every block of a denoiser at every level of noise."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import jax
@@ -50,20 +50,12 @@ def layer_noise_probe(
         raise InputError(f'evals.layer_noise_probe.times={tuple(times)}: each has to be between 0 and 1')
     grid = list(itertools.product(lrs, weight_decays))
     how = dict(grid=grid, holdout=holdout, num_classes=data.num_classes, epochs=epochs, batch_size=1024, seed=seed)
-
-    blocks = jax.jit(partial(pooled_blocks, objective, data))
-
-    def split(params, batches, t, name) -> Split:
-        keys = map(partial(jax.random.fold_in, jax.random.key(seed)), itertools.count())
-        return collect(
-            (blocks(params, put(b, batch_size), jnp.float32(t), k) for b, k in zip(batches, keys, strict=False)), name
-        )
+    split = partial(pooled, jax.jit(partial(pooled_blocks, objective, data)), seed, batch_size)
+    steps = max(1, rows // batch_size) if rows < data.num_train else None
 
     def at(params, t) -> list[tuple[float, float]]:
         """(accuracy on rows held out, on validation) of each block."""
-        steps = max(1, min(rows, data.num_train) // batch_size)
-        few = rows < data.num_train
-        train = data.train(batch_size, seed=seed, shuffle=few, steps=steps if few else None)
+        train = data.train(batch_size, seed=seed, shuffle=steps is not None, steps=steps)
         splits = split(params, train, t, 'training'), split(params, data.val(batch_size), t, 'validation')
         found = []
         for layer in range(splits[0].features.shape[1]):
@@ -82,6 +74,15 @@ def layer_noise_probe(
         }
 
     return evaluate
+
+
+def pooled(
+    blocks: Callable, seed: int, batch_size: int, params: dict, batches: Iterable[dict], t: float, name: str
+) -> Split:
+    """What `blocks` gives of all batches at time t, each with noise of its own."""
+    keys = map(partial(jax.random.fold_in, jax.random.key(seed)), itertools.count())
+    pairs = zip(batches, keys, strict=False)
+    return collect((blocks(params, put(batch, batch_size), jnp.float32(t), key) for batch, key in pairs), name)
 
 
 def pooled_blocks(objective, data, params, batch, t, key):

@@ -72,19 +72,18 @@ attend.defvjp(_forward, _backward)
 def _call(kernel, q, k, v, valid, *gradient, channels: int, interpret: bool):
     """Runs a kernel over blocks of samples, groups of heads and queries."""
     (batch, queries, width), keys = q.shape, k.shape[1]
-    masked = valid is not None and 1 not in valid.shape[1:]
-    block, rows = block_of(queries, keys, masked), _samples(batch, max(queries, keys))
+    axis = 2 if gradient else 1  # of the queries in valid
+    masked = valid is not None and valid.shape[axis] == queries > 1
+    block, rows = block_of(queries, keys, masked), samples(batch, max(queries, keys))
     asked = pl.BlockSpec((rows, block, LANES), lambda b, g, i: (b, i, g))
     seen = pl.BlockSpec((rows, keys, LANES), lambda b, g, i: (b, 0, g))
     results = [(asked, q), (seen, k), (seen, v)][: 3 if gradient else 1]
     parts = block < queries and bool(gradient)
-    product = (
-        2 * batch * queries * keys * width * (LANES // channels)
-    )  # of all the lanes of a group, for every head of it
+    product = 2 * batch * queries * keys * width * (LANES // channels)  # over all the lanes of a group for each head
     return pl.pallas_call(
         partial(kernel, channels=channels),
         grid=(batch // rows, width // LANES, queries // block),
-        in_specs=[asked, seen, seen, _spec_of_valid(valid, rows, block, queries, bool(gradient)), *[asked] * len(gradient)],
+        in_specs=[asked, seen, seen, _spec_of_valid(valid, rows, block if masked else 1, axis), *[asked] * len(gradient)],
         out_specs=[spec for spec, _ in results],
         out_shape=[jax.ShapeDtypeStruct(like.shape, like.dtype) for _, like in results],
         scratch_shapes=[pltpu.VMEM((rows, keys, LANES), jnp.float32)] * (2 * parts),
@@ -99,26 +98,25 @@ def _call(kernel, q, k, v, valid, *gradient, channels: int, interpret: bool):
     )(q, k, v, valid, *gradient)  # fmt: skip
 
 
-def _samples(batch: int, tokens: int) -> int:
+def samples(batch: int, tokens: int) -> int:
     """Samples of one call of a kernel."""
     return next(n for n in range(max(1, min(MOST, ROWS // tokens)), 0, -1) if batch % n == 0)
 
 
-def _spec_of_valid(valid, rows: int, block: int, queries: int, turned: bool):
-    """How valid[B, Q, K], or where `turned` [B, K, Q], is cut; an axis of 1 stands for all queries."""
+def _spec_of_valid(valid, rows: int, block: int, axis: int):
+    """How valid[B, Q, K] or [B, K, Q] is cut: along `axis`, the queries', into blocks; 1 stands for all queries."""
     if valid is None:
         return None
-    axis = 2 if turned else 1
-    each = valid.shape[axis] == queries > 1
     shape = list(valid.shape)
-    shape[0], shape[axis] = rows, block if each else 1
-    return pl.BlockSpec(tuple(shape), lambda b, g, i: (b, *((0, i) if turned else (i, 0))) if each else (b, 0, 0))
+    shape[0], shape[axis] = rows, block
+    whole = shape[axis] == valid.shape[axis]
+    return pl.BlockSpec(tuple(shape), lambda b, g, i: (b, *(0 if whole or a != axis else i for a in (1, 2))))
 
 
-def _heads(width: int, channels: int) -> list:
-    """bool[1, width] for each head in a group of lanes: which are its own."""
-    head = lax.broadcasted_iota(jnp.int32, (1, width), 1) // channels
-    return [head == i for i in range(width // channels)]
+def _heads(channels: int) -> list:
+    """bool[1, LANES] for each head in a group of lanes: which are its own."""
+    head = lax.broadcasted_iota(jnp.int32, (1, LANES), 1) // channels
+    return [head == i for i in range(LANES // channels)]
 
 
 def _only(mine, x):
@@ -132,16 +130,15 @@ def _weights(scores, valid, axis: int):
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - scores.max(axis, keepdims=True))
     weights = weights if valid is None else jnp.where(seen, weights, 0)
-    return weights, jnp.maximum(
-        weights.sum(axis, keepdims=True), 1
-    )  # the largest weight is 1, but where nothing is valid
+    total = weights.sum(axis, keepdims=True)
+    return weights, jnp.maximum(total, 1)  # the largest weight is 1, but where nothing is valid
 
 
 def _forward_kernel(q_ref, k_ref, v_ref, valid_ref, out_ref, *, channels):
     for row in range(q_ref.shape[0]):
-        q, k, v, valid = q_ref[row], k_ref[row], v_ref[row], None if valid_ref is None else valid_ref[row]
+        q, k, v, valid = (None if ref is None else ref[row] for ref in (q_ref, k_ref, v_ref, valid_ref))
         out = jnp.zeros(q.shape, jnp.float32)
-        for mine in _heads(LANES, channels):
+        for mine in _heads(channels):
             weights, total = _weights(dot(q, _only(mine, k), BY_LANES), valid, 1)  # f32[Q, K]
             out = jnp.where(mine, dot(weights.astype(v.dtype), v, BY_ROWS) / total, out)
         out_ref[row] = out.astype(out_ref.dtype)
@@ -150,15 +147,9 @@ def _forward_kernel(q_ref, k_ref, v_ref, valid_ref, out_ref, *, channels):
 def _backward_kernel(q_ref, k_ref, v_ref, valid_ref, g_ref, dq_ref, dk_ref, dv_ref, *sums, channels):
     """Keys before queries: two of the three products of weights then need no transpose, and sums go along rows."""
     for row in range(q_ref.shape[0]):
-        q, k, v, g, valid = (
-            q_ref[row],
-            k_ref[row],
-            v_ref[row],
-            g_ref[row],
-            None if valid_ref is None else valid_ref[row],
-        )
+        q, k, v, valid, g = (None if ref is None else ref[row] for ref in (q_ref, k_ref, v_ref, valid_ref, g_ref))
         dq, dk, dv = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
-        for mine in _heads(LANES, channels):
+        for mine in _heads(channels):
             q_head, g_head = _only(mine, q), _only(mine, g)
             weights, total = _weights(dot(k, q_head, BY_LANES), valid, 0)  # f32[K, Q]
             weights = weights * (1 / total)

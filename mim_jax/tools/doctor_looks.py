@@ -70,7 +70,8 @@ def look(config) -> int:
     if workdir and count > 1 and not REMOTE.match(workdir):
         say('workdir', of_shared(Path(workdir)))
     if say('devices', of_devices(count)):
-        return hosts.finish(0)
+        hosts.leave('its devices are not as they should be', 1)  # the others would wait for them
+        return 0
     say('all-reduce', of_reduce())
     if count > 1:
         say('clocks', of_clocks())
@@ -92,7 +93,8 @@ def say(check: str, lines: Iterator[Line]) -> bool:
         for line in lines:
             tell(**line._asdict())
             bad |= line.state == 'FAIL'
-    except (InputError, RunError) as error:
+    except (InputError, RunError, OSError) as error:
+        hosts.leave(str(error), 1)  # the others would wait at the next look
         tell(**Line(check, 'FAIL', str(error))._asdict())
         return True
     return bad

@@ -94,7 +94,7 @@ def test_invalid_keys_reach_nothing_and_rows_without_keys_are_zero():
         assert not grad[0, 3:].any() and not grad[1].any()
 
 
-@pytest.mark.parametrize('form', [kernels._tokens_first, kernels._heads_first, long_tokens_first])
+@pytest.mark.parametrize('form', [kernels._tokens_first, long_tokens_first, *HEADS_FIRST])
 def test_attention_of_large_scores(form):
     q, k, v = 300 * normal(0, 1, 4, 2, 8), normal(1, 1, 6, 2, 8), normal(2, 1, 6, 2, 8)
     agree(
