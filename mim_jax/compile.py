@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,11 +38,12 @@ class DoesNotFit(InputError):
 
 
 class Step(NamedTuple):
-    """A compiled train step: `call(state, batch, lr_scale) -> (state, metrics)`, cut into `accumulate` micro-batches."""
+    """A compiled train step: `call(state, batch, lr_scale) -> (state, metrics)`, cut into `accumulate` micro-batches; the seconds of its trace and its compile."""
 
     call: Callable
     accumulate: int
     bytes_per_device: int
+    seconds: dict[str, float]
 
 
 def keep_compilations() -> None:
@@ -150,7 +152,11 @@ def fit(
         if accumulate < least and accumulate != choices[-1]:
             continue
         try:
-            call = compiled(lower(accumulate))
+            begin = time.monotonic()
+            lowered = lower(accumulate)
+            traced = time.monotonic()
+            call = compiled(lowered)
+            seconds = dict(trace=traced - begin, compile=time.monotonic() - traced)
             memory = call.memory_analysis()
             temporary = memory.temp_size_in_bytes
             need = memory.argument_size_in_bytes + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -160,7 +166,7 @@ def fit(
             call, temporary = None, asked(str(error))
             need = temporary + arguments
         if call and need <= limit:
-            return Step(call, accumulate, need)
+            return Step(call, accumulate, need, seconds)
         least = accumulate * (2 if math.isinf(need) else max(2, math.ceil(temporary / limit)))
     raise DoesNotFit(rows // choices[-1], need, limit)
 

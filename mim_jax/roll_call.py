@@ -1,7 +1,7 @@
 """The roll call of the hosts of a run, before JAX makes them one: who has come, and do all of them want the same.
 
 Host 0 listens at the address where the coordination service of JAX is going to be. Every other host says who it is in one line of
-JSON, and is told in one line who has come. JAX itself only knows that not all did, and then ends the process.
+JSON, and is told in one line what they are called, or what is wrong. JAX itself only knows that not all came, and then ends the process.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from mim_jax.errors import InputError, RunError
 
 PATIENCE = 5.0  # seconds for one connection, or one line
+PROBLEMS = dict(InputError=InputError, RunError=RunError)
 
 
 def meet(address: str, number: int, count: int, facts: Mapping, timeout: float, bind: str = '') -> list[str]:
@@ -35,17 +36,14 @@ def meet(address: str, number: int, count: int, facts: Mapping, timeout: float, 
         RunError: not all have come, or host 0 cannot be reached.
     """
     own = dict(number=number, count=count, name=f'{socket.gethostname()}, process {os.getpid()}', facts=dict(facts))
-    if number:
-        told = answer(address, own, timeout)
-    else:
-        told = call(address, own, count, timeout, bind)
-    came = {int(who): said for who, said in told['came'].items()}
-    check(address, came, told['twice'], count, timeout)
-    return [came[who]['name'] for who in range(count)]
+    told = answer(address, own, timeout) if number else call(address, own, count, timeout, bind)
+    if 'problem' in told:
+        raise PROBLEMS[told['kind']](told['problem'])
+    return told['names']
 
 
 def call(address: str, own: dict, count: int, timeout: float, bind: str = '') -> dict:
-    """Host 0: listens until all are here or the time is over, and tells all who came."""
+    """Host 0: listens until all are here or the time is over, and tells all what `verdict` says."""
     end, came, twice, lines, latest = time.monotonic() + timeout, {0: own}, [], [], {}
     with listening(bind or f':{split(address)[1]}') as server, contextlib.ExitStack() as closing:
         while len(came) < count and not twice and (line := next_line(server, end)):
@@ -59,11 +57,20 @@ def call(address: str, own: dict, count: int, timeout: float, bind: str = '') ->
             else:  # new, or it had to start again
                 came[who], latest[who] = said, line
             lines.append(line)
-        told = dict(came=came, twice=twice)
+        told = verdict(address, came, twice, count, timeout)
         text = json.dumps(told).encode() + b'\n'
         for line in lines:
             tell(line, text)
     return told
+
+
+def verdict(address: str, came: Mapping[int, dict], twice: list, count: int, timeout: float) -> dict:
+    """The names of those who came, or what `check` finds wrong with them, and of which kind it is."""
+    try:
+        check(address, came, twice, count, timeout)
+    except tuple(PROBLEMS.values()) as error:
+        return dict(kind=type(error).__name__, problem=str(error))
+    return dict(names=[came[who]['name'] for who in range(count)])
 
 
 def next_line(server: socket.socket, end: float) -> socket.socket | None:
@@ -76,7 +83,7 @@ def next_line(server: socket.socket, end: float) -> socket.socket | None:
 
 
 def answer(address: str, own: dict, timeout: float) -> dict:
-    """Another host: says who it is and waits until host 0 tells who came.
+    """Another host: says who it is and waits for the verdict of host 0.
 
     Raises:
         RunError: host 0 cannot be reached.

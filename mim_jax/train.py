@@ -328,6 +328,7 @@ def prepare(run: Run) -> Callable:
     if config.smaller and days > 1 and jax.default_backend() == 'cpu':
         run.progress.say(f'this takes about {days:,.0f} days on a CPU; made for one: --config={config.smaller}')
     run.writer.event('compilation', name='train_step', times=run.compilations.counts['train_step'], accumulate=compiled.accumulate,
+                     seconds=compiled.seconds,
                      bytes_per_device=compiled.bytes_per_device, flops_per_example=run.progress.flops_per_example)  # fmt: skip
     return compiled.call
 

@@ -116,9 +116,12 @@ def test_a_program_that_cannot_be_printed_is_compiled_without_the_sparse_core():
             compile=lambda compiler_options: SimpleNamespace(as_text=lambda: f'{accumulate} {compiler_options}')
         )
 
-    step = compile.Step(SimpleNamespace(as_text=broken), 2, 0)
+    step = compile.Step(SimpleNamespace(as_text=broken), 2, 0, {})
     assert aot.printed(step, lower) == ("2 {'xla_tpu_offload_gather_to_sparsecore': 'false'}", True)
-    assert aot.printed(compile.Step(SimpleNamespace(as_text=lambda: 'HloModule'), 2, 0), lower) == ('HloModule', False)
+    assert aot.printed(compile.Step(SimpleNamespace(as_text=lambda: 'HloModule'), 2, 0, {}), lower) == (
+        'HloModule',
+        False,
+    )
 
 
 SEEN = """
