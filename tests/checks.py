@@ -116,6 +116,11 @@ def any_params(objective, batch) -> dict:
     return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype), shapes)
 
 
+def applied(module, *args, **how):
+    """`module.apply(*args, **how)` as one program, which compiles quicker than its operations one by one."""
+    return jax.jit(partial(module.apply, *args, **how))()
+
+
 def view(config: ConfigDict) -> dict:
     """A batch as the objective gets it."""
     return build.augment(config)(jax.random.key(0), raw_batch(config), train=False)

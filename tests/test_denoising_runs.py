@@ -33,7 +33,10 @@ def config(name):
     return made
 
 
-@pytest.mark.parametrize('name', MEASURED)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('ddae', 'mar')]
+
+
+@pytest.mark.parametrize('name', ['umd', *SLOW])
 def test_digits_end_in_a_sheet_and_in_numbers(tmp_path, name):
     made = config(name)
     made.evals_last = dict(

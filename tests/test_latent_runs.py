@@ -44,7 +44,10 @@ def latents(tmp_path_factory):
     return folder / 'latents'
 
 
-@pytest.mark.parametrize('name', ['dit', 'umd', 'maskdit'])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('dit', 'maskdit')]
+
+
+@pytest.mark.parametrize('name', ['umd', *SLOW])
 def test_digits_end_in_a_sheet_of_decoded_latents(latents, tmp_path, name):
     evals = ('sampling', 'knn') if name == 'umd' else ('sampling',)
     assert train.run(model(name, latents, evals_often=evals), tmp_path / 'run', 'train', {}) == 0

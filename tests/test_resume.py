@@ -104,6 +104,7 @@ def test_the_same_on_any_mesh_with_and_without_accumulation(run, tmp_path):
                 close(found[path], expected[path], err_msg=f'{name}: {path}')
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_on_another_mesh(run, tmp_path, monkeypatch):
     assert run('one', **ONE) == 0
     with monkeypatch.context() as patch:

@@ -24,7 +24,7 @@ def made():
 
 def seen(objective, params, batch, keys, **how):
     """Outputs in f64, with tokens of the image in the order of the answers."""
-    out = objective.apply({'params': params}, batch, keys, method='predict', **how)
+    out = checks.applied(objective, {'params': params}, batch, keys, method='predict', **how)
     n = out['noised'].shape[1]
     index = np.argsort(np.asarray(out['mask'].hidden), 1, kind='stable')[
         ..., None
@@ -47,7 +47,7 @@ def test_umd_is_half_reconstruction_without_noise_and_half_both(made):
     """train_ae.py of github.com/philippe-eecs/small-vision: (eps on visible + x0 on hidden) / 2 of one half, x0 on hidden of the other."""
     objective, params, batch = made('umd')
     keys = step.row_keys(0, 0, checks.ROWS)
-    loss, aux = objective.apply({'params': params}, batch, keys, train=False)
+    loss, aux = checks.applied(objective, {'params': params}, batch, keys, train=False)
     odd, even = ({k: x[i::2] for k, x in batch.items()} for i in (1, 0))
     f, clean, _, added, visible, _ = seen(objective, params, odd, keys[1::2])
     noised = (
@@ -65,7 +65,7 @@ def test_maskdit_is_edm_on_visible_and_a_tenth_of_mae_on_hidden(made):
     """train_utils/loss.py of github.com/Anima-Lab/MaskDiT."""
     objective, params, batch = made('maskdit')
     keys = step.row_keys(0, 0, checks.ROWS)
-    loss, _ = objective.apply({'params': params}, batch, keys, train=False)
+    loss, _ = checks.applied(objective, {'params': params}, batch, keys, train=False)
     f, clean, noised, _, visible, t = seen(objective, params, batch, keys)
     sigma, d = np.asarray(noise.karras().level(jnp.asarray(t, jnp.float32))[1], np.float64)[:, None, None], 0.5
     denoised = d**2 / (sigma**2 + d**2) * noised + sigma * d / np.sqrt(sigma**2 + d**2) * f['edm']
@@ -79,7 +79,7 @@ def test_maskdit_is_edm_on_visible_and_a_tenth_of_mae_on_hidden(made):
 def test_dit_asks_for_the_noise_of_every_token(made):
     objective, params, batch = made('dit')
     keys = step.row_keys(0, 0, checks.ROWS)
-    loss, aux = objective.apply({'params': params}, batch, keys, train=False)
+    loss, aux = checks.applied(objective, {'params': params}, batch, keys, train=False)
     f, _, _, added, visible, _ = seen(objective, params, batch, keys)
     assert visible.all()
     np.testing.assert_allclose(loss, mean((f['noise'] - added) ** 2, visible, batch['valid']), rtol=2e-6)
@@ -89,7 +89,7 @@ def test_dit_asks_for_the_noise_of_every_token(made):
 def test_what_is_clean_and_what_is_noise_make_what_was_given(made):
     objective, params, batch = made('maskdit')
     x, t = 3 * batch['image'], jnp.linspace(0.1, 0.9, checks.ROWS)
-    clean, added = objective.apply({'params': params}, x, t, jnp.arange(checks.ROWS), method='denoise')
+    clean, added = checks.applied(objective, {'params': params}, x, t, jnp.arange(checks.ROWS), method='denoise')
     alpha, sigma = (z[:, None, None, None] for z in noise.karras().level(t))
     np.testing.assert_allclose(alpha * clean + sigma * added, x, atol=1e-4)
 
@@ -98,9 +98,9 @@ def test_a_noised_row_depends_on_its_own_key_alone(made):
     objective, params, batch = made('umd')
     keys = step.row_keys(0, 0, checks.ROWS)
     t = jnp.full(checks.ROWS, 0.5)
-    whole = objective.apply({'params': params}, batch, keys, t=t, method='predict')
-    part = objective.apply(
-        {'params': params}, {k: x[2:] for k, x in batch.items()}, keys[2:], t=t[2:], method='predict'
+    whole = checks.applied(objective, {'params': params}, batch, keys, t=t, method='predict')
+    part = checks.applied(
+        objective, {'params': params}, {k: x[2:] for k, x in batch.items()}, keys[2:], t=t[2:], method='predict'
     )
     np.testing.assert_array_equal(whole['noised'][2:], part['noised'])
     np.testing.assert_allclose(whole['answers']['noise'][2:], part['answers']['noise'], atol=2e-5)

@@ -64,7 +64,7 @@ def test_the_head_is_that_of_the_paper():
     rng = np.random.default_rng(0)
     p = jax.tree.map(lambda a: jnp.asarray(0.5 * rng.standard_normal(a.shape), jnp.float32), shapes)
     expected = head(p, *(np.asarray(a, np.float64) for a in (x, t, told)))
-    np.testing.assert_allclose(module.apply({'params': p}, x, t, told), expected, atol=2e-4)
+    np.testing.assert_allclose(checks.applied(module, {'params': p}, x, t, told), expected, atol=2e-4)
 
 
 def test_the_loss_is_the_mean_error_over_hidden_tokens_of_real_rows(made):
@@ -75,7 +75,7 @@ def test_the_loss_is_the_mean_error_over_hidden_tokens_of_real_rows(made):
         out = module.predict(batch, keys)
         return out, module.noised(out, keys)
 
-    out, noised = objective.apply({'params': params}, method=look)
+    out, noised = checks.applied(objective, {'params': params}, method=look)
     noised = {name: np.asarray(x, np.float64) for name, x in noised.items()}
     turn = (np.pi / 2 - 1e-3) * noised['t'][..., None]
     alpha, sigma = np.cos(turn), np.sin(turn)
@@ -87,7 +87,7 @@ def test_the_loss_is_the_mean_error_over_hidden_tokens_of_real_rows(made):
     answer = head(params['head'], *flat).reshape(raw.shape)
     counts = np.tile(np.asarray(out['mask'].hidden) & np.asarray(batch['valid'])[:, None], (1, 4))
     expected = (((answer - noised['noise']) ** 2).mean(-1) * counts).sum() / counts.sum()
-    loss, aux = objective.apply({'params': params}, batch, keys, train=False)
+    loss, aux = checks.applied(objective, {'params': params}, batch, keys, train=False)
     np.testing.assert_allclose(loss, expected, rtol=2e-4)
     assert 0.8 < aux['baseline'] < 1.2 and aux['features'].shape == (ROWS, 16)
 
@@ -126,6 +126,8 @@ def test_the_class_is_told_and_probes_see_everything(made):
     objective, params, batch = made
     tokens = objective.tokenizer(batch)
     mask = objective.mask(step.row_keys(0, 0, ROWS), tokens.grid)
-    told = [objective.apply({'params': params}, tokens, mask, jnp.full(ROWS, i), method='tell')[0] for i in (0, 1)]
+    told = [
+        checks.applied(objective, {'params': params}, tokens, mask, jnp.full(ROWS, i), method='tell')[0] for i in (0, 1)
+    ]
     assert jnp.abs(told[0] - told[1]).max() > 1e-3
-    assert objective.apply({'params': params}, batch, method='encode').shape == (ROWS, 2 + 16, 16)
+    assert checks.applied(objective, {'params': params}, batch, method='encode').shape == (ROWS, 2 + 16, 16)

@@ -11,6 +11,7 @@ from mim_jax.models import SelfAttention, ViT
 from mim_jax.objectives import MaskedPrediction, Term
 from mim_jax.objectives.masked_prediction import asked
 from mim_jax.tokenizers import patches
+from tests import checks
 
 PATCH = (2, 2)
 
@@ -43,7 +44,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(images):
     terms = dict(raw=RAW, normed=Term(partial(targets.pixels, norm=True), losses.l1, 'all', 0.5))
     objective = make(terms)
     params = start(objective, images)
-    loss, aux = objective.apply(params, images, jax.random.key(2))
+    loss, aux = checks.applied(objective, params, images, jax.random.key(2))
     np.testing.assert_allclose(loss, aux['loss_raw'] + 0.5 * aux['loss_normed'], rtol=1e-6)
     assert aux['features'].shape == (2, 16)
 
@@ -51,8 +52,10 @@ def test_loss_is_the_weighted_sum_of_its_terms(images):
 def test_the_baseline_is_the_loss_of_the_mean(images):
     objective = make(dict(raw=RAW))
     params = start(objective, images)
-    _, aux = objective.apply(params, images, jax.random.key(2))
-    goal = objective.apply(params, images, jax.random.key(2), method='predict')['terms']['raw']['goal'].reshape(-1, 12)
+    _, aux = checks.applied(objective, params, images, jax.random.key(2))
+    goal = checks.applied(objective, params, images, jax.random.key(2), method='predict')['terms']['raw'][
+        'goal'
+    ].reshape(-1, 12)
     np.testing.assert_allclose(aux['baseline'], np.var(np.asarray(goal, np.float64), axis=0).mean(), rtol=1e-5)
 
 
@@ -60,7 +63,7 @@ def test_the_baseline_is_the_loss_of_the_mean(images):
 def test_terms_ask_for_what_they_say(images, on, count):
     objective = make(dict(raw=RAW._replace(on=on)))
     params = start(objective, images)
-    out = objective.apply(params, images, jax.random.key(2), method='predict')
+    out = checks.applied(objective, params, images, jax.random.key(2), method='predict')
     answer, hidden = out['terms']['raw'], np.asarray(out['mask'].hidden)
     assert answer['prediction'].shape == (2, count, 12)
     wanted = dict(hidden=hidden, visible=~hidden, all=np.ones_like(hidden))[on]
@@ -78,16 +81,16 @@ def test_a_given_mask_is_used_as_it_is(images):
     params = start(objective, images)
     hidden = jnp.arange(16) % 4 != 0
     mask = Mask(jnp.stack([hidden] * 2), jnp.stack([jnp.flatnonzero(hidden)] * 2), jnp.ones((2, 12)), 4)
-    out = objective.apply(params, images, jax.random.key(2), mask=mask, method='predict')
+    out = checks.applied(objective, params, images, jax.random.key(2), mask=mask, method='predict')
     np.testing.assert_array_equal(out['mask'].hidden, mask.hidden)
 
 
 def test_encode_sees_everything_and_nothing_random(images):
     objective = make(dict(raw=RAW))
     params = start(objective, images)
-    features = objective.apply(params, images, method='encode')
+    features = checks.applied(objective, params, images, method='encode')
     assert features.shape == (2, 17, 16)
-    alone = objective.apply(params, jax.tree.map(lambda x: x[1:], images), method='encode')
+    alone = checks.applied(objective, params, jax.tree.map(lambda x: x[1:], images), method='encode')
     np.testing.assert_allclose(features[1:], alone, atol=1e-5)
 
 
@@ -95,8 +98,8 @@ def test_rows_of_no_sample_do_not_count(images):
     objective = make(dict(raw=RAW))
     params = start(objective, images)
     keys = jax.random.split(jax.random.key(3), 2)
-    both = objective.apply(params, images | {'valid': jnp.array([True, False])}, keys)[0]
-    one = objective.apply(params, jax.tree.map(lambda x: x[:1], images), keys[:1])[0]
+    both = checks.applied(objective, params, images | {'valid': jnp.array([True, False])}, keys)[0]
+    one = checks.applied(objective, params, jax.tree.map(lambda x: x[:1], images), keys[:1])[0]
     np.testing.assert_allclose(both, one, rtol=1e-6)
 
 
