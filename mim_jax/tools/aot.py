@@ -153,11 +153,9 @@ def printed(step: compile.Step, lower: Callable) -> tuple[str, bool]:
 
 
 def describe(config) -> str:
-    """', remat full, layers scanned' of an encoder that has the choice."""
-    encoder = config.encoder
-    return f', remat {encoder.remat}' * ('remat' in encoder) + ', layers scanned' * bool(
-        'scan' in encoder and encoder.scan
-    )
+    """', remat full, layers scanned' of an encoder that has the choice; one of convolutions has none."""
+    remat, scanned = config.encoder.get('remat'), config.encoder.get('scan')
+    return f', remat {remat}' * bool(remat) + ', layers scanned' * bool(scanned)
 
 
 def memory(call: jax.stages.Compiled) -> dict[str, int]:

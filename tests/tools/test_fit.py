@@ -97,6 +97,11 @@ def test_keys_that_data_decide_can_be_given():
             aot.settled(checks.shipped(name), {})
 
 
+def test_every_config_can_be_described():
+    assert aot.describe(checks.shipped('mae')) == ', remat none' and aot.describe(checks.shipped('fsq')) == ''
+    assert all(isinstance(aot.describe(checks.shipped(name)), str) for name in checks.CONFIGS)
+
+
 def test_what_does_not_fit_is_refused_with_what_would(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(aot.compile, 'device_memory', lambda: 1.2e6)
     status, out, err = tool(
