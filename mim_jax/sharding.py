@@ -15,13 +15,15 @@ from mim_jax.errors import InputError
 AXES = ('data', 'fsdp', 'model')
 ROWS = P(('data', 'fsdp'))  # a batch is cut along its first axis over both
 
+TABLE = 'embedding$'  # what is looked up and not multiplied
+
 # Ordered (path regex, spec of the last axes); the first match counts, no match is replicated. Products that widen are cut
 # over 'model' along their output, products that narrow along their input, so a pair of them needs one all-reduce.
 RULES = (
     (r'(^|/)(qkv|q|kv|fc1)/kernel$', P('fsdp', 'model')),
     (r'(^|/)(out|fc2)/kernel$', P('model', 'fsdp')),
     (r'kernel$', P('fsdp', None)),
-    (r'embedding$', P(None, 'fsdp')),  # cut by entries, looking up would gather the ids of all devices
+    (TABLE, P(None, 'fsdp')),
 )
 
 
@@ -111,6 +113,19 @@ def keep_rows(call, args, kwargs, context):
     shards = mesh.shape['data'] * mesh.shape['fsdp']
     rows = P(*ROWS, *[P.UNCONSTRAINED] * (out.ndim - 1))  # other axes may be cut over 'model'
     return out if out.shape[0] % shards else jax.lax.with_sharding_constraint(out, rows)
+
+
+def gather_tables(params: dict) -> dict:
+    """Tables that are cut over 'fsdp' made whole before they are looked up: the ids and the vectors of all devices would go round else."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape['fsdp'] == 1:
+        return params
+
+    def gather(path, x):
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        return jax.lax.with_sharding_constraint(x, P()) if re.search(TABLE, name) else x
+
+    return jax.tree_util.tree_map_with_path(gather, params)
 
 
 def on_each_device(fn: Callable, batch: int, heads: int) -> tuple[Callable, int]:

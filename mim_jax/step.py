@@ -54,7 +54,9 @@ def make_loss(objective, augment: Callable) -> Callable:
         drop_path, draw, crop = (jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in range(3))
         batch = augment(crop, batch, train=True)
         with nn.intercept_methods(sharding.keep_rows):
-            return objective.apply({'params': params}, batch, draw, train=True, rngs={'drop_path': drop_path[0]})
+            return objective.apply(
+                {'params': sharding.gather_tables(params)}, batch, draw, train=True, rngs={'drop_path': drop_path[0]}
+            )
 
     return loss
 

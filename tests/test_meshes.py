@@ -16,16 +16,16 @@ from mim_jax.step import TrainState
 from mim_jax.tools import hlo, hlo_collectives
 from tests import checks
 
-STEPS, ROWS = 5, 8
+STEPS, DEVICES = 5, 8
 DATA, FSDP, BOTH, ALL = (8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2)
 CASES = [('mae', sizes) for sizes in (DATA, FSDP, BOTH, ALL)]
 CASES += [
     pytest.param(name, sizes, marks=pytest.mark.slow) for name in ('videomae', 'mdlm', 'umd') for _, sizes in CASES
 ]
 
-# What a step may send: gradients and sums over the rows' axes, parameters gathered over fsdp, and over model the outputs of the products
+# What a step may send: gradients, sums and means over the rows' axes, parameters gathered over fsdp, and over model the outputs of the products
 # that narrow, with what the compiler makes of the kernels that model does not cut.
-SUMS = {('all-reduce', what) for what in ('parameter', 'scalar', 'key')}
+SUMS = {('all-reduce', what) for what in ('parameter', 'scalar', 'mean', 'key')}
 SENT = {
     'data': SUMS,
     'fsdp': SUMS | {('all-gather', 'parameter')},
@@ -35,11 +35,11 @@ SENT = {
         ('all-reduce', 'parameter'),
         ('all-reduce', 'scalar'),
         ('all-gather', 'parameter'),
+        ('all-to-all', 'parameter'),  # what a denoiser is told of each row, beside kernels that model does not cut
     },
     'fsdp+model': {('collective-permute', 'parameter')},
 }
 FEATURES = ('all-gather', 'features')  # the rows that the monitor of collapse looks at
-LOOKED_UP = {('all-gather', 'ids'), ('all-to-all', 'tokens')}  # in a table that is cut over fsdp
 
 
 class Ran(NamedTuple):
@@ -52,15 +52,17 @@ class Ran(NamedTuple):
 
 
 def batch(config, seed):
-    """Twice the rows of `checks`."""
-    parts = [checks.raw_batch(config, 2 * seed + i) for i in range(ROWS // checks.ROWS)]
+    """More rows than those of `checks`."""
+    times = config.data.batch_size // checks.ROWS
+    parts = [checks.raw_batch(config, times * seed + i) for i in range(times)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @functools.cache
 def ran(name, sizes):
     config = checks.tiny(name)
-    config.data.batch_size, config.total_steps = ROWS, STEPS
+    each = config.objective.get('clean_every', 0) or 1  # rows of a device, so that each has both kinds
+    config.data.batch_size, config.total_steps = DEVICES * each, STEPS
     mesh = sharding.make_mesh(*sizes)
     with jax.set_mesh(mesh):
         objective, augment, abstract = train.parts(config, mesh)
@@ -71,17 +73,17 @@ def ran(name, sizes):
         for i in range(STEPS):
             state, metrics = step(state, sharding.put(batch(config, i), mesh), np.float32(1))
             losses.append(float(metrics['loss']))
-    return Ran(losses, state, abstract, seen(step.as_text(), abstract.params, mesh))
+    return Ran(losses, state, abstract, seen(step.as_text(), abstract.params, mesh, DEVICES * each))
 
 
-def seen(text, params, mesh):
+def seen(text, params, mesh, rows):
     """Collectives by kind, axes, and what they carry."""
     known = {part for x in jax.tree.leaves(params) for part in parts(x.shape, mesh)}
     found = Counter()
     for kind, i, times, _ in hlo_collectives.collectives(hlo.parse(text)):
         axes = hlo_collectives.axes_of(hlo_collectives.groups_of(i.rest, mesh.size), mesh.shape)
         for dtype, shape in arrays(i.shape):
-            found[kind, axes, carried(dtype, shape, known)] += times
+            found[kind, axes, carried(dtype, shape, known, rows)] += times
     return found
 
 
@@ -99,16 +101,21 @@ def arrays(text):
     return [(dtype, tuple(map(int, dims.split(','))) if dims else ()) for dtype, dims in found]
 
 
-def carried(dtype, shape, known):
+def carried(dtype, shape, known, rows):
     if not shape:
         return 'scalar'
     if dtype == 'u32':
         return 'key'
     if dtype == 's32':
         return 'ids'
-    if shape == (ROWS, 16):  # pooled features, as wide as the tiny encoder
+    if shape in (
+        (rows, 16),
+        (DEVICES, 16),
+    ):  # pooled features, as wide as the tiny encoder, of all rows or those with noise
         return 'features'
-    return 'parameter' if tuple(sorted(shape)) in known else 'tokens'
+    if tuple(sorted(shape)) in known:
+        return 'parameter'
+    return 'mean' if len(shape) == 1 else 'tokens'
 
 
 @pytest.mark.parametrize(('name', 'sizes'), CASES)
@@ -121,10 +128,9 @@ def test_the_numbers_of_one_device(name, sizes):
 
 @pytest.mark.parametrize(('name', 'sizes'), CASES)
 def test_no_more_is_sent_than_the_mesh_calls_for(name, sizes):
-    looked_up = LOOKED_UP if checks.tiny(name).tokenizer.name == 'ids' and sizes[1] > 1 else set()
     for (kind, axes, what), times in ran(name, sizes).collectives.items():
         names = {what, 'parameter'} if what == 'features' else {what}  # parts of parameters may have that shape too
-        allowed = SENT[axes] | looked_up | {FEATURES}
+        allowed = SENT[axes] | {FEATURES}
         assert any((kind, name) in allowed for name in names), f'{times} x {kind} of {what} over {axes}'
 
 
