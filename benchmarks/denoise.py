@@ -27,7 +27,7 @@ from absl import app, flags
 from turns import compare, same_batch, stepping, take_turns, trainer
 
 from configs import dit, maskdit, umd
-from mim_jax import sharding, train
+from mim_jax import large_pages, sharding, train
 from mim_jax.evals.sampling import make_image_sampler
 from mim_jax.models.blocks import Blocks
 from mim_jax.optim import path_str
@@ -261,4 +261,5 @@ def main(_):
 
 
 if __name__ == '__main__':
+    large_pages.ensure()
     app.run(main)

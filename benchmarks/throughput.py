@@ -30,7 +30,7 @@ from turns import compare, same_batch, stepping, trainer
 
 from configs import mae, videomae
 from configs.base import vit
-from mim_jax import build
+from mim_jax import build, large_pages
 from mim_jax.data import ImageReader, pipeline, sources
 
 CASES = flags.DEFINE_list('cases', ['8x64', '16x224'], 'images x pixels, or clips x frames x pixels')
@@ -243,4 +243,5 @@ def main(_):
 
 
 if __name__ == '__main__':
+    large_pages.ensure()
     app.run(main)

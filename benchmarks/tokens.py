@@ -22,7 +22,7 @@ from absl import app, flags
 from turns import compare, same_batch, stepping, trainer
 
 from configs import mdlm
-from mim_jax import sharding, train
+from mim_jax import large_pages, sharding, train
 from mim_jax.evals.generation import make_sampler
 
 CASES = flags.DEFINE_list('cases', ['32x128', '8x512'], 'rows x tokens')
@@ -145,4 +145,5 @@ def main(_):
 
 
 if __name__ == '__main__':
+    large_pages.ensure()
     app.run(main)

@@ -178,11 +178,11 @@ def asked(refusal: str) -> float:
 
 
 def compiled_for_here(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """On CPU without the compiler's fusions around the products of YNNPACK, which take a tenth longer than the plain products."""
+    """On CPU with YNNPACK for sums and maxima, where it is ten times as fast, and not for products, where it takes a tenth longer."""
     if jax.default_backend() != 'cpu':
         return lowered.compile()
     try:
-        return lowered.compile(compiler_options={'xla_cpu_experimental_ynn_fusion_type': ''})
+        return lowered.compile(compiler_options={'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'})
     except jax.errors.JaxRuntimeError as error:  # experimental options come and go
         if 'No such compile option' not in str(error):
             raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mim_jax import hosts
+from mim_jax import hosts, large_pages
 from mim_jax.errors import InputError, RunError, refuse_url
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train: configs/NAME.py[:variant].', lock_config=True)
@@ -151,5 +151,6 @@ def let_threads_be_silent() -> None:
 
 
 if __name__ == '__main__':
+    large_pages.ensure()
     let_threads_be_silent()
     sys.exit(main(sys.argv))
