@@ -123,7 +123,7 @@ def applied(module, *args, **how):
 
 def view(config: ConfigDict) -> dict:
     """A batch as the objective gets it."""
-    return build.augment(config)(jax.random.key(0), raw_batch(config), train=False)
+    return jax.jit(partial(build.augment(config), train=False))(jax.random.key(0), raw_batch(config))
 
 
 def two_steps(state, train, config):
@@ -143,7 +143,9 @@ def every_parameter_learns(objective, params, batch):
     """The loss has a gradient that is not zero in every parameter array."""
     keys = step.row_keys(0, 0, ROWS)
     grads = jax.jit(jax.grad(lambda p: objective.apply({'params': p}, batch, keys, train=False)[0]))(params)
-    largest = {optim.path_str(path): float(jnp.abs(g).max()) for path, g in jax.tree_util.tree_leaves_with_path(grads)}
+    largest = {
+        optim.path_str(path): np.abs(g).max() for path, g in jax.tree_util.tree_leaves_with_path(jax.device_get(grads))
+    }
     median = np.median(list(largest.values()))
     dead = [path for path, g in largest.items() if not g > 1e-6 * median]  # below it is rounding noise
     assert not dead, f'no gradient reaches {", ".join(dead)}'
