@@ -54,14 +54,14 @@ def get_config(variant: str = 'b4'):
     if variant in SMALL:
         c.dtype = 'float32'
         c.data.batch_size, c.schedule.lr, c.schedule.scale_lr_by, c.ema = 64, 1e-3, 0, 0.995
-        c.augment.update(crop='pad', pad=4)
+        c.augment.crop = None  # one that pads has black borders drawn
         c.total_steps, c.schedule.warmup_steps = 20_000, 500
         c.log_every, c.eval_every, c.checkpoint_every = 100, 5000, 1000
         c.evals.sampling.sampler.steps = c.evals.fidelity.sampler.steps = 50
         c.evals_last = ('linear_probe', 'fidelity')
     if variant == 'tiny':
         c.data.update(channels=1, mean=(0.5,), std=(0.5,))
-        c.augment.update(crop=None, flip=False)
+        c.augment.flip = False
         c.total_steps, c.schedule.warmup_steps, c.log_every, c.eval_every = 2000, 100, 50, 1000
     if variant in LATENTS:  # their size, mean and std are those of the shards
         c.data.reader, c.data.channels = dict(name='LatentReader'), 4

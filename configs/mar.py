@@ -49,7 +49,7 @@ def get_config(variant: str = 'b'):
         return c
     c.dtype, c.condition.num_classes = 'float32', 10
     c.data.batch_size, c.schedule.lr, c.schedule.end_lr, c.schedule.scale_lr_by, c.ema = 64, 1e-3, 0.0, 0, 0.995
-    c.augment.update(crop='pad', pad=4)
+    c.augment.crop = None  # one that pads has black borders drawn
     c.total_steps, c.schedule.warmup_steps = 20_000, 500
     c.log_every, c.eval_every, c.checkpoint_every = 100, 5000, 1000
     sampler.update(steps=16, guidance=1.5, clip=True, denoising=denoising | dict(steps=50))
@@ -59,6 +59,6 @@ def get_config(variant: str = 'b'):
     c.evals_last = ('linear_probe', 'fidelity')
     if variant == 'tiny':
         c.data.update(channels=1)
-        c.augment.update(crop=None, flip=False)
+        c.augment.flip = False
         c.total_steps, c.schedule.warmup_steps, c.log_every, c.eval_every = 2000, 100, 50, 1000
     return c

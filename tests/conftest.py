@@ -1,7 +1,13 @@
 """Eight fake CPU devices, so that meshes are real, and quick compilations, since tiny programs run but once; set before JAX wakes up."""
 
 import os
+from importlib.metadata import version
 
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
+flags = '--xla_force_host_platform_device_count=8'
+if version('jaxlib').startswith(
+    '0.10.'
+):  # a flag that is not known is fatal; the older way of fusions compiles in half the time
+    flags += ' --xla_cpu_use_fusion_emitters=false'
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flags}'.strip()
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')

@@ -41,7 +41,7 @@ class Group:
         self.folder, self.count, port = folder, count, free_port()
         folder.mkdir(exist_ok=True)
         where = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': str(count)} if count > 1 else {}
-        flags = f'--xla_force_host_platform_device_count={devices}'
+        flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
         where |= {
             'XLA_FLAGS': flags,
             'JAX_PLATFORMS': 'cpu',

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +69,8 @@ def test_runs_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'xla'))
     monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
     monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
-    monkeypatch.setenv('XLA_FLAGS', '')  # one device, as a reader has it, compiles in two thirds of the time
+    one = '--xla_force_host_platform_device_count=1'  # as a reader has it, compiles in two thirds of the time
+    monkeypatch.setenv('XLA_FLAGS', f'{os.environ["XLA_FLAGS"]} {one}')
     book, stored = executed(path), nbformat.read(path, as_version=4)
     assert [(i, picture.shape[2]) for i, picture in pictures(book)] == [(i, p.shape[2]) for i, p in pictures(stored)]
     assert [i for i, _ in outputs(book)] == [i for i, _ in outputs(stored)]
