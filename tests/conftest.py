@@ -4,9 +4,7 @@ import os
 from importlib.metadata import version
 
 flags = '--xla_force_host_platform_device_count=8'
-if version('jaxlib').startswith(
-    '0.10.'
-):  # a flag that is not known is fatal; the older way of fusions compiles in half the time
+if version('jaxlib').startswith('0.10.'):  # fusions by the older way compile in half the time; others may not know them
     flags += ' --xla_cpu_use_fusion_emitters=false'
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flags}'.strip()
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
