@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 from turns import trainer
 
-from mim_jax import compile
+from mim_jax import compile, large_pages
 from mim_jax.checkpoint import Checkpoints
 
 CONFIG = flags.DEFINE_string('config', 'configs/mae_cifar10.py', 'what is trained, on zeros')
@@ -75,4 +75,5 @@ def main(_):
 
 
 if __name__ == '__main__':
+    large_pages.ensure()
     app.run(main)
