@@ -122,6 +122,7 @@ class Progress:
 
     Args:
         total_steps: where the run ends.
+        devices: that it takes.
         flops_per_example: model FLOPs of forward and backward; 0 = not shown.
         advice: said once when the device waits for data more than a twentieth of the time.
         stream: where to.
@@ -131,6 +132,7 @@ class Progress:
         self,
         total_steps: int,
         *,
+        devices: int = 1,
         flops_per_example: float = 0.0,
         advice: str = 'try data.workers=2 or more, or pack the data: python -m mim_jax.tools.pack',
         stream=None,
@@ -142,7 +144,7 @@ class Progress:
             0.0,
         )  # step and time from which the rest is judged: the first line, compilation behind it
         peak = peak_flops(jax.devices()[0].device_kind)
-        self._peak = peak and peak * jax.device_count()
+        self._peak = peak and peak * devices
 
     def speed(self, examples_per_sec: float) -> dict[str, float]:
         """'train/flops_per_sec' and, where the peak of the device is known, 'train/mfu'."""

@@ -135,7 +135,8 @@ def run(config, workdir: str, mode: str, origin: dict) -> int:
     warm_start.check(config.init)
     inputs.settle(config, workdir)
     compile.keep_compilations()
-    mesh, progress, signals = sharding.make_mesh(**config.mesh), Progress(config.total_steps), Signals()
+    mesh, signals = sharding.make_mesh(**config.mesh), Signals()
+    progress = Progress(config.total_steps, devices=mesh.size)
     for line in told:
         progress.say(line)
     try:

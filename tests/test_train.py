@@ -183,6 +183,13 @@ def test_a_run_that_takes_days_on_a_cpu_names_a_smaller_one(run, tmp_path, capsy
     assert 'days on a CPU; made for one: --config=configs/videomae.py:tiny' in capsys.readouterr().err
 
 
+def test_mfu_is_over_the_devices_of_the_mesh(run, tmp_path, monkeypatch):
+    monkeypatch.setattr('mim_jax.progress.peak_flops', lambda kind: 1e12)
+    assert run(total_steps=1, **{'mesh.data': 2}) == 0  # of eight
+    (line,) = lines(tmp_path / 'run' / 'metrics.jsonl')
+    assert line['train/mfu'] == pytest.approx(line['train/flops_per_sec'] / 2e12)
+
+
 def test_a_run_on_images_ends_with_fine_tuning(run, tmp_path):
     tune = {'evals.finetune.steps': 2, 'evals.finetune.batch_size': 8, 'evals_last': ('finetune',)}
     assert run(total_steps=1, **tune) == 0
