@@ -160,15 +160,15 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     Raises:
         InputError: it cannot; the sentence has the nearest sizes that can.
     """
-    shards = mesh.shape['data'] * mesh.shape['fsdp']
-    unit = int(np.lcm(shards, jax.process_count())) * accumulate
+    shards, hosts = mesh.shape['data'] * mesh.shape['fsdp'], jax.process_count()
+    unit = int(np.lcm(shards, hosts)) * accumulate
     if batch_size < 1 or batch_size % unit:
         below = batch_size // unit * unit
         near = f'{below} or {below + unit}' if below > 0 else f'{unit}'
-        micro = f' in {accumulate} micro-batches' if accumulate > 1 else ''
-        raise InputError(
-            f'data.batch_size={batch_size} does not divide over {shards} devices (mesh.data x mesh.fsdp){micro}: use {near}'
-        )
+        over = f'{shards} devices (mesh.data x mesh.fsdp)'
+        over += f' and {hosts} hosts' if hosts > 1 else ''
+        over += f' in {accumulate} micro-batches' if accumulate > 1 else ''
+        raise InputError(f'data.batch_size={batch_size} does not divide over {over}: use {near}')
 
 
 def put(batch: Mapping, mesh: Mesh) -> dict:

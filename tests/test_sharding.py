@@ -111,5 +111,11 @@ def test_batch_that_does_not_divide(size, accumulate, near):
         sharding.check_batch(size, sharding.make_mesh(4, 2, 1), accumulate)
 
 
+def test_a_batch_that_does_not_divide_over_the_hosts_says_so(monkeypatch):
+    monkeypatch.setattr(jax, 'process_count', lambda: 3)
+    with pytest.raises(InputError, match=r'over 2 devices \(mesh.data x mesh.fsdp\) and 3 hosts: use 6 or 12$'):
+        sharding.check_batch(8, sharding.make_mesh(2, 1, 1, jax.devices()[:2]))
+
+
 def test_batch_that_divides():
     sharding.check_batch(32, sharding.make_mesh(4, 2, 1), 4)
