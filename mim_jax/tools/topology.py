@@ -24,7 +24,7 @@ class Chip(NamedTuple):
     Attributes:
         clock: Hz at which large bf16 products meet the public peak; public for v4.
         memory: bytes of HBM that the compiler lets a program have.
-        ici: bytes a second that it sends to its neighbours, over all links together, as published.
+        ici: bytes a second that it sends to its neighbours, over all links together: half of the published bandwidth, which is of both directions.
         hbm: bytes a second between memory and chip, as published.
         moves: bytes a cycle of the copies that the compiler has an estimate for.
         shapes: usual slices.
@@ -42,12 +42,13 @@ class Chip(NamedTuple):
     options: dict = {}
 
 
+# docs.cloud.google.com/tpu/docs/tpu7x has the links of v5p, v6e and tpu7x (1200, 800 and 1200 GB/s a chip, both directions), /v5e those of v5e (400), arXiv 2304.01433 those of v4.
 CHIPS = {
     'v4': Chip(1.05e9, 30.75 * GIB, 300e9, 1228e9, 340, CUBES, 2, dict(chip_config_name='megacore')),
     'v5e': Chip(1.50e9, 15.75 * GIB, 200e9, 819e9, 140, FLAT),
     'v5p': Chip(1.75e9, 95.73 * GIB, 600e9, 2765e9, 300, CUBES, 2),
-    'v6e': Chip(1.75e9, 31.24 * GIB, 448e9, 1640e9, 200, FLAT),
-    'tpu7x': Chip(2.20e9, 94.74 * GIB, 600e9, 3690e9, 240, CUBES),
+    'v6e': Chip(1.75e9, 31.24 * GIB, 400e9, 1640e9, 200, FLAT),
+    'tpu7x': Chip(2.20e9, 94.74 * GIB, 300e9, 3690e9, 240, CUBES),
 }
 
 

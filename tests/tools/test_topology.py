@@ -28,6 +28,13 @@ def test_what_may_have_been_meant(name, meant):
         topology.chip_of(name)
 
 
+@pytest.mark.parametrize(
+    ('name', 'both_ways', 'devices'), [('v5e', 400e9, 1), ('v5p', 1200e9, 1), ('v6e', 800e9, 1), ('tpu7x', 1200e9, 2)]
+)
+def test_links_are_half_of_what_is_published_of_a_chip_for_both_directions(name, both_ways, devices):
+    assert topology.CHIPS[name].ici == both_ways / 2 / devices
+
+
 def test_devices_of_this_process():
     assert topology.chip_of('cpu:3') is None and topology.chip_of('here') is None
     assert len(topology.devices('cpu:3')) == 3 and topology.devices('here') == jax.devices()
