@@ -167,7 +167,7 @@ def fit(
             need = temporary + arguments
         if call and need <= limit:
             return Step(call, accumulate, need, seconds)
-        least = accumulate * (2 if math.isinf(need) else max(2, math.ceil(temporary / limit)))
+        least = 2 * accumulate if math.isinf(need) else max(accumulate + 1, math.ceil(accumulate * temporary / limit))
     raise DoesNotFit(rows // choices[-1], need, limit)
 
 

@@ -46,6 +46,13 @@ def test_the_fewest_micro_batches_that_fit(limit, accumulate, tries):
     assert found.bytes_per_device == 40 + 30 * 32 // accumulate
 
 
+def test_no_cut_that_could_fit_is_left_out():
+    tried = []
+    assert compile.fit(lowered(tried, 6, 100), 6, compile.cuts(6, 0), 250).accumulate == 3 and tried == [1, 3]
+    assert compile.fit(lowered(tried, 6, 100, fixed=60), 6, compile.cuts(6, 0), 310).accumulate == 3
+    assert tried == [1, 3, 1, 2, 3]
+
+
 def test_what_is_too_large_to_compile_is_cut_too():
     tried = []
     assert compile.fit(lowered(tried, 12, 10, too_large_to_compile=50), 12, compile.cuts(12, 0), 60).accumulate == 4
