@@ -19,7 +19,7 @@ def likelihood(
 
     nelbo_nats and bits_per_token are per token, perplexity is e to the former; bits_per_byte, of text, divides by the
     bytes of UTF-8 that the tokens stand for. nelbo_nats_error is the standard error that comes from drawing masks, not from the choice
-    of the data; levels are spread over the draws of a row, which makes it an upper estimate.
+    of the data. Rows draw independently of each other; the levels of a row are spread over its draws, which makes it an upper estimate.
 
     Args:
         objective: has `nats(batch, key, mask) -> (nats f32[B], tokens f32[B])`, and `exact`.
@@ -38,14 +38,17 @@ def likelihood(
     )
     draws = 1 if exact else draws
 
+    def masks(key: jax.Array, grid):
+        rows = jnp.arange(grid[0] // draws)
+        each = jax.vmap(lambda row: draw(jax.random.fold_in(key, row), (draws, *grid[1:])))(rows)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each)
+
     @jax.jit
     def nats(params: dict, batch: dict, key: jax.Array):
         batch = data.augment(key, batch, train=False)
         many = {name: jnp.repeat(x, draws, 0) for name, x in batch.items()}
-        grid = objective.tokenizer(many).grid
-        found, tokens = objective.apply(
-            {'params': params}, many, key, None if exact else draw(key, grid), method='nats'
-        )
+        mask = None if exact else masks(key, objective.tokenizer(many).grid)
+        found, tokens = objective.apply({'params': params}, many, key, mask, method='nats')
         return found.reshape(-1, draws), tokens[::draws], batch.get('bytes', jnp.zeros(len(batch['valid'])))
 
     def evaluate(params: dict) -> dict[str, float]:

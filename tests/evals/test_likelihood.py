@@ -10,6 +10,7 @@ import pytest
 from mim_jax.evals import likelihood, pseudo_likelihood
 from mim_jax.masks import absorbing
 from mim_jax.objectives import Sequence
+from mim_jax.tokenizers import ids
 from tests.evals.tokens import Texts, model
 
 
@@ -24,6 +25,26 @@ def test_more_draws_come_to_the_mean_of_all(diffusion):
     assert abs(few['eval/nelbo_nats'] - many['eval/nelbo_nats']) < 4 * few['eval/nelbo_nats_error']
     ratio = few['eval/nelbo_nats_error'] / many['eval/nelbo_nats_error']
     assert 4 < ratio < 8  # sqrt(32) = 5.7
+
+
+class Steep:
+    """An objective whose estimate is the level times the number of tokens, so that all its error is that of the levels."""
+
+    exact = knows_level = False
+    tokenizer = staticmethod(ids)
+
+    def apply(self, params, batch, key, mask, method):
+        tokens = batch['valid'] * jnp.float32(Texts.LENGTH)
+        return mask.level * tokens, tokens
+
+
+@pytest.mark.parametrize('size', [4, 32], ids=['batches, the last one short', 'one short batch'])
+def test_the_error_is_what_seeds_differ_by_or_more(size):
+    found = [likelihood(Steep(), Texts(), draws=4, batch_size=size, mask=dict(by='time'), seed=seed)({}) for seed in range(30)]
+    values, errors = (np.array([each[f'eval/nelbo_nats{name}'] for each in found]) for name in ('', '_error'))
+    assert values.mean() == pytest.approx(0.5, abs=4 * values.std() / len(values) ** 0.5)
+    assert errors.mean() == pytest.approx((1 / 12 / 40) ** 0.5, rel=0.2)  # of 40 independent levels
+    assert 0.2 * errors.mean() < values.std(ddof=1) < errors.mean()
 
 
 def test_units(diffusion):
