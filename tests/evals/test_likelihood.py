@@ -40,7 +40,10 @@ class Steep:
 
 @pytest.mark.parametrize('size', [4, 32], ids=['batches, the last one short', 'one short batch'])
 def test_the_error_is_what_seeds_differ_by_or_more(size):
-    found = [likelihood(Steep(), Texts(), draws=4, batch_size=size, mask=dict(by='time'), seed=seed)({}) for seed in range(30)]
+    found = [
+        likelihood(Steep(), Texts(), draws=4, batch_size=size, mask=dict(by='time'), seed=seed)({})
+        for seed in range(30)
+    ]
     values, errors = (np.array([each[f'eval/nelbo_nats{name}'] for each in found]) for name in ('', '_error'))
     assert values.mean() == pytest.approx(0.5, abs=4 * values.std() / len(values) ** 0.5)
     assert errors.mean() == pytest.approx((1 / 12 / 40) ** 0.5, rel=0.2)  # of 40 independent levels
