@@ -46,12 +46,28 @@ class Step(NamedTuple):
     seconds: dict[str, float]
 
 
-def keep_compilations() -> None:
-    """Turns on the compile cache on disk, unless the environment has said where it is or that it is off."""
+def keep_compilations(workdir: Path | None, several: bool) -> None:
+    """Turns on the compile cache on disk, unless the environment has said where it is or that it is off.
+
+    It is in the home folder, for all runs of a machine. In the workdir it is read by all hosts, of which only the first writes it,
+    and outlives a machine whose home ends with it: hence there for several hosts, and on another file system, as that of a bucket.
+
+    Args:
+        workdir: of the run; None = there is none.
+        several: whether the run has more than one host.
+    """
     if 'JAX_COMPILATION_CACHE_DIR' in os.environ or 'JAX_ENABLE_COMPILATION_CACHE' in os.environ:
         return
     cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')) / 'mim_jax' / 'xla'
+    if workdir and (several or file_system(workdir) != file_system(cache)):
+        cache = workdir.absolute() / 'xla'
     jax.config.update('jax_compilation_cache_dir', str(cache))
+
+
+def file_system(path: Path) -> int:
+    """The number of the file system that a path is on, or will be."""
+    path = path.absolute()
+    return next(at for at in (path, *path.parents) if at.exists()).stat().st_dev
 
 
 def batch_spec(config, rows: int | None = None) -> dict:

@@ -134,7 +134,7 @@ def run(config, workdir: str, mode: str, origin: dict) -> int:
     inputs.check(config)
     warm_start.check(config.init)
     inputs.settle(config, workdir)
-    compile.keep_compilations()
+    compile.keep_compilations(workdir, hosts.several())
     mesh, signals = sharding.make_mesh(**config.mesh), Signals()
     progress = Progress(config.total_steps, devices=mesh.size)
     for line in told:

@@ -1,6 +1,7 @@
 """How a batch is cut so that a step fits."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -113,12 +114,30 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setattr(jax.config, 'update', found.__setitem__)
     for name in ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE'):
         monkeypatch.setenv(name, '')
-        compile.keep_compilations()
+        compile.keep_compilations(tmp_path, several=True)
         assert not found
         monkeypatch.delenv(name)
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    compile.keep_compilations()
-    assert found == {'jax_compilation_cache_dir': f'{tmp_path}/mim_jax/xla'}
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'home'))
+    for workdir in (None, tmp_path / 'run'):
+        compile.keep_compilations(workdir, several=False)
+        assert found == {'jax_compilation_cache_dir': f'{tmp_path}/home/mim_jax/xla'}
+
+
+def test_the_cache_is_in_the_workdir_where_hosts_share_it_or_the_home_may_end_first(monkeypatch, tmp_path):
+    found = {}
+    monkeypatch.setattr(jax.config, 'update', found.__setitem__)
+    for name in ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE'):
+        monkeypatch.delenv(name, raising=False)
+    compile.keep_compilations(tmp_path / 'run', several=True)
+    assert found.pop('jax_compilation_cache_dir') == f'{tmp_path}/run/xla'
+    monkeypatch.setattr(compile, 'file_system', lambda path: 'bucket' in str(path))
+    compile.keep_compilations(tmp_path / 'bucket' / 'run', several=False)
+    assert found == {'jax_compilation_cache_dir': f'{tmp_path}/bucket/run/xla'}
+
+
+def test_the_file_system_of_a_path_that_is_not_there_yet(tmp_path):
+    here, proc = compile.file_system(tmp_path), compile.file_system(Path('/proc/self'))
+    assert compile.file_system(tmp_path / 'a' / 'b') == here != proc
 
 
 def test_flops_are_those_of_the_products():

@@ -113,6 +113,21 @@ def test_told_to_stop_all_save_at_the_same_step(start, alone, tmp_path):
     in_order(tmp_path / 'run', 2, range(save['step']))
 
 
+@pytest.mark.slow
+def test_all_hosts_keep_compilations_in_the_workdir(start, tmp_path, monkeypatch):
+    """Host 0 writes and reads them; on CPU, unlike elsewhere, the keys of the other hosts are of their own."""
+    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'home'))
+    monkeypatch.setenv('JAX_DEBUG_LOG_MODULES', 'jax._src.compiler')
+    for hit, status, breaks in ((False, 143, kill(1, call=3, what='SIGTERM')), (True, 0, ())):
+        group = start(2, breaks=breaks)
+        assert group.ends()[0] == [status] * 2, group.said(0)
+        assert ("cache hit for 'jit_train_step'" in group.said(0)) == hit
+        for i in range(2):
+            assert f"cache at '{tmp_path}/run/xla/" in group.said(i), group.said(i)
+    assert not (tmp_path / 'home').exists()
+
+
 MOMENTS = {  # what a host does when it is killed -> where that is in the program, and which call
     'after the roll call': ('mim_jax.build', 'check', 1),
     'compiling': ('mim_jax.compile', 'train_step', 1),

@@ -61,7 +61,7 @@ def look(config) -> int:
     path = _DATA.value or (config.data.path if config else '')
     if _LOOK.value == 'files':
         say('workdir', of_workdir(workdir) if workdir else [])
-        say('compile cache', of_cache())
+        say('compile cache', of_cache(Path(workdir) if workdir else None, expected > 1))
         say('data', of_data(path) if path else [])
         return 0
     count = of_hosts(workdir, expected, timeout)
@@ -122,11 +122,11 @@ def of_workdir(workdir: str) -> Iterator[Line]:
                '' if free > FREE else 'a checkpoint takes 12 bytes a parameter, 16 with an average; keep_checkpoints of them are kept')  # fmt: skip
 
 
-def of_cache() -> Iterator[Line]:
-    """Whether compilations can be kept."""
+def of_cache(workdir: Path | None, several: bool) -> Iterator[Line]:
+    """Whether compilations can be kept, those of a run in `workdir` on one host or several."""
     from mim_jax import compile
 
-    compile.keep_compilations()
+    compile.keep_compilations(workdir, several)
     import jax
 
     folder = jax.config.jax_compilation_cache_dir

@@ -207,7 +207,7 @@ def test_a_cache_that_cannot_be_kept(monkeypatch, tmp_path):
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'said')
     jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'file' / 'cache'))
     try:
-        (line,) = doctor_looks.of_cache()
+        (line,) = doctor_looks.of_cache(None, False)
     finally:
         jax.config.update('jax_compilation_cache_dir', before)
     assert line.state == 'warn' and 'JAX_COMPILATION_CACHE_DIR' in line.advice
