@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mim_jax import hiding, step
+from mim_jax import hiding, masks, step
 from mim_jax.models import SelfAttention
 from tests import checks
 
@@ -184,3 +184,23 @@ def test_no_config_of_tokens_leaks(name):
         np.testing.assert_array_equal(
             logits(jnp.where(segment == 0, other, batch['ids']))[segment > 0], plain[segment > 0]
         )
+
+
+@pytest.mark.parametrize('name', [name for name in checks.TOKENS if 'mask' in checks.shipped(name)])
+def test_no_bound_of_tokens_sees_what_it_asks_for(name):
+    """Whatever a config shows of hidden tokens in training, `nats` does not, or it would be no bound."""
+    config = checks.tiny(name)
+    objective, batch = checks.build.objective(config), checks.view(config)
+    batch = {key: jnp.asarray(x) for key, x in batch.items()}
+    params, vocab = checks.any_params(objective, batch), objective.encoder.vocab
+    mask = masks.absorbing(jax.random.key(1), objective.tokenizer(batch).grid, by='count')
+    asked = mask.hidden & (batch.get('segment', jnp.ones_like(batch['ids'])) > 0)
+    blind = objective.clone(nll=lambda logits, ids: logits @ jnp.sin(jnp.arange(vocab)))  # changes with logits alone
+
+    @jax.jit
+    def told(ids):
+        return blind.apply({'params': params}, batch | dict(ids=ids), jax.random.key(2), mask, method='nats')[0]
+
+    plain, other = told(batch['ids']), (batch['ids'] + 1) % vocab
+    np.testing.assert_array_equal(told(jnp.where(asked, other, batch['ids'])), plain)
+    assert asked.any(1).all() and (told(jnp.where(asked, batch['ids'], other)) != plain).any()

@@ -39,10 +39,16 @@ class TokenDiffusion(TokenModel):
         return dict(tokens=tokens, mask=mask, logits=logits, z=z, real=real(tokens, batch))
 
     def nats(self, batch: dict, key: Array, mask: Mask | None = None) -> tuple[Array, Array]:
-        """An unbiased estimate of the negative evidence lower bound of each row in nats, f32[B], and its number of tokens f32[B]."""
-        out = self.predict(batch, key, mask=mask)
-        nll = self.nll(out['logits'], out['tokens'].raw[..., 0])
-        return (out['mask'].weight * nll * out['real']).sum(1), out['real'].sum(1)
+        """An unbiased estimate of the negative evidence lower bound of each row in nats, f32[B], and its number of tokens f32[B].
+
+        All that the mask hides is hidden, whatever `hide` shows in training: what is seen costs nothing, and a bound has to pay for it.
+        """
+        tokens = self.tokenizer(batch)
+        mask = self.mask(fold(key, 0), tokens.grid) if mask is None else mask
+        raw, label = tokens.raw * ~mask.hidden[..., None], self.label(batch, key, False)
+        logits, _ = self.network(raw, tokens.pos, tokens.sees, mask.hidden, mask.level, label)
+        counts = real(tokens, batch)
+        return (mask.weight * self.nll(logits, tokens.raw[..., 0]) * counts).sum(1), counts.sum(1)
 
     def __call__(self, batch: dict, key: Array, train: bool = True, mask: Mask | None = None) -> tuple[Array, dict]:
         """The loss in nats a token, and aux: 'baseline', 'features', see `monitor`."""
