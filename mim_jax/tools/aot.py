@@ -26,6 +26,11 @@ class Place(NamedTuple):
     chip: topology.Chip | None
     memory: float
 
+    @property
+    def slices(self) -> int:
+        """Of TPUs."""
+        return topology.slices_of(self.name)[0]
+
 
 def place(name: str) -> Place:
     """The place of a name, see `topology`.
@@ -173,10 +178,11 @@ def report(call: jax.stages.Compiled, text: str, place: Place, mesh, flops: floa
         flops: of the model, of a device and step.
     """
     program, kind = hlo.parse(text), place.devices[0].device_kind
-    traffic = [t._asdict() | ({'seconds': t.sent / place.chip.ici} if place.chip else {})
-               for t in hlo_collectives.traffic(program, mesh.shape)]  # fmt: skip
+    traffic = [t._asdict() for t in hlo_collectives.traffic(program, mesh.shape, place.slices)]
+    for t in traffic if place.chip else []:
+        t['seconds'] = t['sent'] / (place.chip.dcn if t['kind'] == hlo_collectives.BETWEEN_SLICES else place.chip.ici)
     found = dict(
-        topology=place.name, devices=len(place.devices), device_kind=kind, mesh=dict(mesh.shape), fits=True,
+        topology=place.name, slices=place.slices, devices=len(place.devices), device_kind=kind, mesh=dict(mesh.shape), fits=True,
         versions=versions(), memory=memory(call) | dict(room=room_of(place), device=place.memory), model_flops=flops, collectives=traffic,
     )  # fmt: skip
     return found | (timing(program, traffic, flops, place.chip, kind) if place.chip else {})
@@ -192,7 +198,7 @@ def timing(program: hlo.Program, traffic: list[dict], flops: float, chip: topolo
     return dict(
         cycles=spent.cycles, charged=spent.charged, kernels=spent.kernels, clock=chip.clock, seconds=seconds, collective_seconds=exchange,
         mfu=flops / peak / seconds, mfu_exposed=flops / peak / (seconds + exchange),
-        loops_of_unknown_length=spent.guessed, without_estimate=unknown, prefetched=spent.prefetched, lines=lines,
+        between_slices_rate=chip.dcn, loops_of_unknown_length=spent.guessed, without_estimate=unknown, prefetched=spent.prefetched, lines=lines,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@
     python -m mim_jax.tools.fit --config=configs/mae.py:vit_l16 --topology=v5e:4x4 [--batch=N] [--config.KEY=VALUE ...]
                                 [--search [--tries=12]] [--out=FILE.json] [--hlo=FILE] [--top=N]
 
---topology is a slice, as v5p:4x4x4, or cpu, cpu:N (N devices) or here (those of this machine). No data are read. --search tries meshes, micro-batches
+--topology is a slice, as v5p:4x4x4, several, as 2xv5e:4x4, or cpu, cpu:N (N devices) or here (those of this machine). No data are read. --search tries meshes, micro-batches
 and remat policies and prints the best that fits as options to paste. docs/performance.md says what the numbers can and cannot tell.
 Exit status 0 = it fits, 2 = it does not, or something is wrong.
 """
@@ -19,7 +19,9 @@ from mim_jax.errors import InputError, RunError
 from mim_jax.main import failed, load, read
 from mim_jax.tools import fit_text, topology
 
-_TOPOLOGY = flags.DEFINE_string('topology', None, 'The slice to compile for, as v5e:4x4; cpu, cpu:N or here.')
+_TOPOLOGY = flags.DEFINE_string(
+    'topology', None, 'The slice to compile for, as v5e:4x4, or slices, as 2xv5e:4x4; cpu, cpu:N or here.'
+)
 _BATCH = flags.DEFINE_integer('batch', None, 'data.batch_size, the global batch.', lower_bound=1)
 _SEARCH = flags.DEFINE_bool('search', False, 'Look for the mesh, micro-batch and remat policy with the fewest cycles.')
 _TRIES = flags.DEFINE_integer('tries', 12, 'Compilations of a search, at most.', lower_bound=1)

@@ -71,9 +71,10 @@ def candidates(config, place: aot.Place, trials: list[Trial]) -> Iterator[dict]:
     """What to try, likely best first: as shipped; for each mesh the least remat that fits; then less rows at once, and unrolled layers, of the best."""
     n, batch = len(place.devices), config.data.batch_size
     free = {'micro_batch': 0} if config.micro_batch else {}
-    if batch % math.prod(sizes(config.mesh, n)[:2]) == 0:
+    data, fsdp, _ = sizes(config.mesh, n)
+    if batch % (data * fsdp) == 0 and data % place.slices == 0:
         yield {}
-    for mesh in meshes(config, n, trials):
+    for mesh in meshes(config, place, trials):
         for policy in policies(config):
             changes = mesh | policy | free
             same = not free and sizes(mesh_of(mesh), n) == sizes(config.mesh, n) and remat(config, policy) == remat(config, {})  # fmt: skip
@@ -109,17 +110,18 @@ def remat(config, changes: Mapping) -> list[str]:
     return [changes.get(key, at(config, key)) for key in found(config, 'remat')]
 
 
-def meshes(config, n: int, trials: list[Trial]) -> Iterator[dict]:
-    """Meshes that the batch divides over: copies; parts of one copy; both; and, while nothing fits, shares of matrix products."""
-    batch = config.data.batch_size
-    for fsdp in dict.fromkeys((1, n, *FSDP)):
-        if n % fsdp == 0 and batch % n == 0:
+def meshes(config, place: aot.Place, trials: list[Trial]) -> Iterator[dict]:
+    """Meshes that the batch divides over: copies; parts of one copy, or of one a slice; both; and, while nothing fits, shares of matrix products."""
+    n, batch = len(place.devices), config.data.batch_size
+    each = n // place.slices
+    for fsdp in dict.fromkeys((1, each, *FSDP)):
+        if each % fsdp == 0 and batch % n == 0:
             yield {'mesh.data': -1, 'mesh.fsdp': fsdp, 'mesh.model': 1}
     for model in MODEL:
-        if n % model == 0 and batch % (n // model) == 0 and all(h % model == 0 for h in heads(config)):
+        if each % model == 0 and batch % (n // model) == 0 and all(h % model == 0 for h in heads(config)):
             if any(trial.report for trial in trials):
                 return
-            yield {'mesh.data': -1, 'mesh.fsdp': n // model, 'mesh.model': model}
+            yield {'mesh.data': -1, 'mesh.fsdp': each // model, 'mesh.model': model}
 
 
 def policies(config) -> list[dict]:
@@ -242,7 +244,7 @@ def guesses(config, place: aot.Place, refusal: DoesNotFit) -> list[tuple[dict, f
     """Changes, and the bytes of a device that they should leave, the mildest first."""
     n, keys, batch = len(place.devices), found(config, 'remat'), config.data.batch_size
     least = min((POLICIES.index(at(config, key)) for key in keys), default=0)
-    whole = {'mesh.data': -1, 'mesh.fsdp': n, 'mesh.model': 1}
+    whole = {'mesh.data': -1, 'mesh.fsdp': n // place.slices, 'mesh.model': 1}
     fixed = fixed_bytes(config, place)[0]
     each = max(refusal.need - fixed, 0) / refusal.rows
     out = []

@@ -42,6 +42,7 @@ def memory(said: dict, state: int) -> list[str]:
 def speed(found: dict) -> list[str]:
     """What the estimate says of time."""
     seconds, exchange = found['seconds'], found['collective_seconds']
+    between = sum(t['seconds'] for t in found['collectives'] if t['kind'] == 'between slices')
     rate = [found['batch'] / s for s in (seconds + exchange, seconds)]
     unknown = ', '.join(f'{name} {n["times"]} times ({n["bytes"] / 1e6:.1f} MB)' for name, n in found['without_estimate'].items())  # fmt: skip
     return [
@@ -49,6 +50,7 @@ def speed(found: dict) -> list[str]:
         f'    charged    {found["charged"] / 1e6:.1f} M of them, for moves without an estimate' if found['charged'] else '',
         f'    kernels    {found["kernels"] / 1e6:.1f} M of them, the least that Pallas kernels take: they have no estimate' if found['kernels'] else '',
         f'  exchange     {exchange * 1e3:.2f} ms at the published bandwidth',
+        f'    between    {between * 1e3:.2f} ms of it, between slices, at {found["between_slices_rate"] / 1e9:.3g} GB/s a device: an assumption, its share of the network cards of a host' if between else '',
         f'  implied      MFU {found["mfu_exposed"]:.1%} if no collective hides behind the rest, {found["mfu"]:.1%} if all do; {rate[0]:.0f} to {rate[1]:.0f} examples/s',
         f'  not counted  {unknown}' if unknown else '',
         f'  loops        {found["loops_of_unknown_length"]} of unknown length, counted once' if found['loops_of_unknown_length'] else '',

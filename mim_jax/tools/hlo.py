@@ -258,7 +258,7 @@ def told_flops(i: Instruction) -> int:
 
 def unestimated(i: Instruction, much: int, program: Program) -> str:
     """What an instruction without an estimate, that moves so many bytes, is called in the report; '' for what is free, small, or a collective."""
-    if i.op in FREE or i.op.endswith('-done') or base(i.op) in COLLECTIVES or much < SMALL:
+    if i.op in FREE or i.op.endswith('-done') or base(i.op) in COLLECTIVES or between_slices(i) or much < SMALL:
         return ''
     if i.op == 'custom-call':
         target = re.search(r'custom_call_target="([^"]*)"', i.rest)[1]
@@ -268,6 +268,11 @@ def unestimated(i: Instruction, much: int, program: Program) -> str:
         told = sorted(inside & {'sort', 'gather', 'scatter'})
         return '' if inside & set(COLLECTIVES) else 'fusion' + f' of {", ".join(told)}' * bool(told)
     return i.op
+
+
+def between_slices(i: Instruction) -> bool:
+    """Whether it sends to or receives from other slices, over the hosts and the data-centre network."""
+    return i.op in ('send', 'recv') and 'xla_megascale_runtime' in i.rest
 
 
 def base(op: str) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mim_jax.tools.hlo import COLLECTIVES, Executed, Instruction, Program, base, executed, size
+from mim_jax.tools.hlo import COLLECTIVES, Executed, Instruction, Program, base, between_slices, executed, size
 
 SENT = {  # bytes a device sends on a ring of n, for each byte of its operands
     'all-reduce': lambda n: 2 * (n - 1) / n,
@@ -17,11 +17,15 @@ SENT = {  # bytes a device sends on a ring of n, for each byte of its operands
     'ragged-all-to-all': lambda n: (n - 1) / n,
     'collective-permute': lambda n: 1,
     'collective-broadcast': lambda n: 1,
+    'one-to-one': lambda n: 1,
 }
+BETWEEN_SLICES = 'between slices'
 
 
 class Traffic(NamedTuple):
-    """Collectives of a kind over the same axes, such as 'data' or 'data+fsdp'; `sent` is the bytes that a device sends in a step."""
+    """Collectives of a kind over the same axes, such as 'data' or 'data+fsdp'; those between slices are a kind of their own. `sent` is the bytes that
+    a device sends in a step.
+    """
 
     kind: str
     axes: str
@@ -29,19 +33,27 @@ class Traffic(NamedTuple):
     sent: float
 
 
-def traffic(program: Program, mesh: Mapping[str, int]) -> list[Traffic]:
+def traffic(program: Program, mesh: Mapping[str, int], slices: int = 1) -> list[Traffic]:
     """All that a step sends, most first.
 
     Args:
         mesh: sizes of its axes, in their order; devices are numbered along the last axis first.
+        slices: of TPUs, over which `data` is cut before all else. The program is that of one of them: groups are of its devices, and what the
+            others get is handed to the hosts.
     """
     found = defaultdict(lambda: (0, 0.0))
+    mesh = {name: n // slices if name == 'data' else n for name, n in mesh.items()}
     for kind, i, times, operands in collectives(program):
         groups = groups_of(i.rest, int(np.prod(list(mesh.values()))))
         axes, members = axes_of(groups, mesh), groups.shape[1]
         if members > 1:
             often, sent = found[kind, axes]
             found[kind, axes] = often + times, sent + times * operands * SENT[kind](members)
+    for i, times, beside in executed(program):
+        if i.op == 'send' and between_slices(i):
+            kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', i.rest)[1].lower().replace('_', '-')
+            operand, (often, sent) = size(beside[i.operands[0]].shape), found[BETWEEN_SLICES, 'data']
+            found[BETWEEN_SLICES, 'data'] = often + times, sent + times * operand * SENT[kind](slices)
     return sorted((Traffic(*key, *value) for key, value in found.items()), key=lambda t: -t.sent)
 
 

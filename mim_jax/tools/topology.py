@@ -25,6 +25,7 @@ class Chip(NamedTuple):
         clock: Hz at which large bf16 products meet the public peak; public for v4.
         memory: bytes of HBM that the compiler lets a program have.
         ici: bytes a second that it sends to its neighbours, over all links together: half of the published bandwidth, which is of both directions.
+        dcn: bytes a second that it sends to other slices: its share of the published network cards of a host. An assumption, for other traffic takes of it.
         hbm: bytes a second between memory and chip, as published.
         moves: bytes a cycle of the copies that the compiler has an estimate for.
         shapes: usual slices.
@@ -35,6 +36,7 @@ class Chip(NamedTuple):
     clock: float
     memory: float
     ici: float
+    dcn: float
     hbm: float
     moves: float
     shapes: tuple[str, ...]
@@ -43,13 +45,20 @@ class Chip(NamedTuple):
 
 
 # docs.cloud.google.com/tpu/docs/tpu7x has the links of v5p, v6e and tpu7x (1200, 800 and 1200 GB/s a chip, both directions), /v5e those of v5e (400), arXiv 2304.01433 those of v4.
+# The same two pages have the network between slices: 50, 100 and 100 Gbit/s a chip, and 25 for v5e; none is published of v4, which gets those of v5e.
 CHIPS = {
-    'v4': Chip(1.05e9, 30.75 * GIB, 300e9, 1228e9, 340, CUBES, 2, dict(chip_config_name='megacore')),
-    'v5e': Chip(1.50e9, 15.75 * GIB, 200e9, 819e9, 140, FLAT),
-    'v5p': Chip(1.75e9, 95.73 * GIB, 600e9, 2765e9, 300, CUBES, 2),
-    'v6e': Chip(1.75e9, 31.24 * GIB, 400e9, 1640e9, 200, FLAT),
-    'tpu7x': Chip(2.20e9, 94.74 * GIB, 300e9, 3690e9, 240, CUBES),
+    'v4': Chip(1.05e9, 30.75 * GIB, 300e9, 3.125e9, 1228e9, 340, CUBES, 2, dict(chip_config_name='megacore')),
+    'v5e': Chip(1.50e9, 15.75 * GIB, 200e9, 3.125e9, 819e9, 140, FLAT),
+    'v5p': Chip(1.75e9, 95.73 * GIB, 600e9, 6.25e9, 2765e9, 300, CUBES, 2),
+    'v6e': Chip(1.75e9, 31.24 * GIB, 400e9, 12.5e9, 1640e9, 200, FLAT),
+    'tpu7x': Chip(2.20e9, 94.74 * GIB, 300e9, 6.25e9, 3690e9, 240, CUBES),
 }
+
+
+def slices_of(name: str) -> tuple[int, str]:
+    """How many slices '2xv5e:4x4' asks for, and each; a name without a number is one."""
+    count, _, one = name.partition('x')
+    return (int(count), one) if count.isdecimal() and int(count) else (1, name)
 
 
 def chip_of(name: str) -> Chip | None:
@@ -58,8 +67,9 @@ def chip_of(name: str) -> Chip | None:
     Raises:
         InputError: there is no such topology.
     """
-    kind, _, shape = name.partition(':')
-    if name == 'here' or kind == 'cpu' and (not shape or shape.isdecimal() and int(shape)):
+    many, one = slices_of(name)
+    kind, _, shape = one.partition(':')
+    if name == 'here' or kind == 'cpu' and many == 1 and (not shape or shape.isdecimal() and int(shape)):
         return None
     if kind in CHIPS and re.fullmatch(r'[1-9]\d*(x[1-9]\d*){1,2}', shape):
         return CHIPS[kind]
@@ -68,15 +78,16 @@ def chip_of(name: str) -> Chip | None:
 
 def near(name: str) -> str:
     """What may have been meant by the name of a topology."""
-    kind, _, rest = name.lower().removeprefix('tpu-').replace('-', ':').partition(':')
+    many, one = slices_of(name.lower())
+    kind, _, rest = one.removeprefix('tpu-').replace('-', ':').partition(':')
     close = difflib.get_close_matches(ALIASES.get(kind, kind), CHIPS, 1)
     if not close:
-        return f'Use GENERATION:SHAPE, as v5e:4x4 or v5p:2x2x2, with one of {", ".join(CHIPS)}, or cpu, cpu:8, here'
+        return f'Use GENERATION:SHAPE, as v5e:4x4 or v5p:2x2x2, with one of {", ".join(CHIPS)}, as 2xv5e:4x4 for two slices, or cpu, cpu:8, here'
     chip = CHIPS[close[0]]
     sizes = [int(n) for n in re.findall(r'\d+', rest)] or [1]
     chips = math.prod(sizes) / (chip.cores if 'x' not in rest else 1)
     best = sorted(chip.shapes, key=lambda shape: abs(math.log(volume(shape) / max(chips, 1))))[:2]
-    return f'Did you mean {" or ".join(f"{close[0]}:{shape}" for shape in best)}?'
+    return f'Did you mean {" or ".join(f"{many}x" * (many > 1) + f"{close[0]}:{shape}" for shape in best)}?'
 
 
 def volume(shape: str) -> int:
@@ -117,11 +128,11 @@ def devices(name: str) -> list:
     import jax
     from jax.experimental import topologies
 
-    chip = chip_of(name)
+    chip, (many, one) = chip_of(name), slices_of(name)
     if chip is None:
         return here(name)
     try:
-        return topologies.get_topology_desc(name, 'tpu', **chip.options).devices
+        return topologies.get_topology_desc(one, 'tpu', num_slices=many, **chip.options).devices
     except jax.errors.JaxRuntimeError as error:
         if 'lockfile' in str(error):
             raise InputError(

@@ -169,14 +169,35 @@ def test_memory_is_within_15_percent_of_what_a_step_was_seen_to_take():
     assert said > 3e8 and abs(said / seen - 1) < 0.15, f'{seen / 1e6:.0f} MB were taken, {said / 1e6:.0f} said'
 
 
+def compiled(tmp_path, *args):
+    """The report, and its text."""
+    command = [sys.executable, '-m', 'mim_jax.tools.fit', *QUICK, *args, f'--out={tmp_path}/fit.json']
+    environment = {
+        k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'
+    }  # the TPU compiler knows none of those of CPUs
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads((tmp_path / 'fit.json').read_text()), done.stdout
+
+
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed')
 def test_a_tpu_that_is_not_there(tmp_path):
-    command = [sys.executable, '-m', 'mim_jax.tools.fit', *QUICK, '--topology=v5e:2x2', f'--out={tmp_path}/fit.json']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / 'fit.json').read_text())
+    found, _ = compiled(tmp_path, '--topology=v5e:2x2')
     assert (
         found['device_kind'] == 'TPU v5 lite' and found['cycles'] > 1e4 and 0 < found['mfu_exposed'] < found['mfu'] < 1
     )
     assert any(each['line'].startswith('mim_jax/models/') for each in found['lines'])
     assert [t['axes'] for t in found['collectives']] == ['data'] * len(found['collectives']) and found['collectives']
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed')
+def test_only_gradients_and_means_leave_a_slice(tmp_path):
+    found, text = compiled(tmp_path, '--topology=2xv5e:2x2', '--config.encoder.width=256', '--config.mesh.fsdp=2')
+    assert found['mesh'] == dict(data=4, fsdp=2, model=1) and found['slices'] == 2
+    (between,) = (t for t in found['collectives'] if t['kind'] == 'between slices')
+    assert {t['axes'] for t in found['collectives']} >= {'data', 'fsdp'} and between['axes'] == 'data'
+    copy = (
+        found['state'] / 3 * 2
+    )  # bytes of the parameters: two devices share a copy, and the optimiser has two more of it
+    assert copy / 4 < between['sent'] < copy  # the devices of a slice share in what they send
+    assert between['seconds'] == between['sent'] / 3.125e9 and 'MB' in text and 'an assumption' in text

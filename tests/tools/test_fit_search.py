@@ -122,6 +122,18 @@ def test_products_are_shared_only_where_nothing_else_fits(config, world):
     assert not [mesh for mesh, _, _ in tried if mesh[2] > 1]
 
 
+@pytest.mark.parametrize(('row', 'meshes'), [(0.5, {(8, 1, 1), (2, 4, 1), (4, 2, 1)}), (100.0, {(2, 2, 2)})])
+def test_no_slice_holds_a_part_of_a_copy(config, world, row, meshes):
+    config.encoder.heads = config.terms.pixels.predictor.heads = 4
+    place, tried = world(state=0.0, row=row)
+    config.mesh.fsdp = 8
+    found = search(config, place._replace(name='2xv5e:2x2'))
+    assert {mesh for mesh, _, _ in tried} >= meshes and all(data % 2 == 0 for (data, _, _), _, _ in tried)
+    assert found['paste'].startswith(
+        '--config.mesh.fsdp=1' if row < 1 else '--config.mesh.fsdp=2 --config.mesh.model=2'
+    )
+
+
 def test_heads_are_those_of_the_size_where_none_are_given():
     assert fit_search.heads(checks.shipped('mae')) == [16, 16] and fit_search.heads(checks.shipped('quickstart')) == [
         4,

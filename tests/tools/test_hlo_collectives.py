@@ -56,6 +56,36 @@ def test_bytes_by_kind_and_axes():
     }
 
 
+SLICED = """
+%body (t: f32[128]) -> f32[128] {
+  %t = f32[128]{0} parameter(0)
+  %before = token[] after-all()
+  %out = (f32[128]{0}, u32[], token[]) send(%t, %before), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+  ROOT %sum = f32[128]{0} all-reduce(%t), channel_id=1, replica_groups={{0,2},{1,3}}, to_apply=%add
+}
+
+ENTRY %main (a: f32[128], b: bf16[8]) -> f32[128] {
+  %a = f32[128]{0} parameter(0)
+  %b = bf16[8]{0} parameter(1)
+  %before = token[] after-all()
+  %mine = (bf16[8]{0}, u32[], token[]) send(%b, %before), channel_id=5, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_GATHER"}
+  %theirs = (bf16[8]{0}, u32[], token[]) recv(%before), channel_id=6, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_GATHER"}
+  %print = (f32[128]{0}, u32[], token[]) send(%a, %before), channel_id=7, is_host_transfer=true
+  %everyone = f32[128]{0} all-to-all(%a), channel_id=8, replica_groups={}
+  ROOT %loop = f32[128]{0} while(%a), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"6"}}
+}
+"""
+
+
+def test_what_goes_to_other_slices_is_apart_from_groups_of_one_slice():
+    found = {(t.kind, t.axes): (t.times, t.sent) for t in traffic(hlo.parse(SLICED), dict(data=8, fsdp=2), slices=4)}
+    assert found == {
+        ('all-reduce', 'data'): (6, 6 * 512),
+        ('all-to-all', 'data+fsdp'): (1, 512 * 3 / 4),
+        ('between slices', 'data'): (7, 6 * 512 * 2 * (3 / 4) + 16 * 3),
+    }
+
+
 @pytest.mark.parametrize(('text', 'expected'), [
     ('replica_groups={{0,1},{2,3}}, x', [[0, 1], [2, 3]]),
     ('replica_groups={}, x', [[0, 1, 2, 3, 4, 5, 6, 7]]),

@@ -4,8 +4,10 @@ import importlib.util
 import os
 
 import jax
+import numpy as np
 import pytest
 
+from mim_jax import sharding
 from mim_jax.errors import InputError
 from mim_jax.progress import peak_flops
 from mim_jax.tools import topology
@@ -21,7 +23,7 @@ def environment(monkeypatch):
 
 @pytest.mark.parametrize(('name', 'meant'), [
     ('v5litepod-16', 'v5e:4x4'), ('v5p-128', 'v5p:4x4x4'), ('v6e-64', 'v6e:8x8'), ('v4-8', 'v4:2x2x1'), ('v7x:2x2x1', 'tpu7x:2x2x1'),
-    ('tpu-v5e:4x4', 'v5e:4x4'), ('v5pp:2x2x2', 'v5p:2x2x2'), ('v5e', 'v5e:1x1'), ('foo:2x2', 'GENERATION:SHAPE'), ('cpu:0', 'cpu:8'),
+    ('tpu-v5e:4x4', 'v5e:4x4'), ('v5pp:2x2x2', 'v5p:2x2x2'), ('v5e', 'v5e:1x1'), ('foo:2x2', 'GENERATION:SHAPE'), ('2xv5litepod-16', '2xv5e:4x4'), ('3xv6e', '3xv6e:1x1'), ('0xv5e:4x4', 'v5e:4x4'), ('2xcpu:4', 'cpu:8'), ('cpu:0', 'cpu:8'),
 ])  # fmt: skip
 def test_what_may_have_been_meant(name, meant):
     with pytest.raises(InputError, match=f'--topology={name}: .*{meant}'):
@@ -33,6 +35,11 @@ def test_what_may_have_been_meant(name, meant):
 )
 def test_links_are_half_of_what_is_published_of_a_chip_for_both_directions(name, both_ways, devices):
     assert topology.CHIPS[name].ici == both_ways / 2 / devices
+
+
+def test_slices_of_a_name():
+    assert topology.slices_of('16xv5e:4x4') == (16, 'v5e:4x4') and topology.slices_of('v5e:4x4') == (1, 'v5e:4x4')
+    assert topology.chip_of('2xv5e:4x4') == topology.CHIPS['v5e']
 
 
 def test_devices_of_this_process():
@@ -82,3 +89,14 @@ def test_devices_of_slices_have_a_known_peak(name, count):
     topology.prepare(name)
     devices = topology.devices(name)
     assert len(devices) == count and peak_flops(devices[0].device_kind)
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed')
+def test_each_slice_holds_whole_copies_of_the_parameters():
+    topology.prepare('2xv5e:2x2')
+    mesh = sharding.make_mesh(-1, 2, 1, devices=topology.devices('2xv5e:2x2'))
+    assert dict(mesh.shape) == dict(data=4, fsdp=2, model=1)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    assert slices[:, :, 0].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    with pytest.raises(InputError, match='mesh.data=1 does not divide over the 2 slices of TPUs'):
+        sharding.make_mesh(-1, 8, 1, devices=topology.devices('2xv5e:2x2'))
