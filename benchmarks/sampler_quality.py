@@ -47,7 +47,7 @@ def main(_):
     config, objective, params = opened(RUN.value)
     _, judge, theirs = opened(JUDGE.value)
     data = inputs.Data(config, Path(RUN.value), build.augment(config)).labelled
-    batch = next(iter(data.val(ROWS.value)))
+    batch = next(iter(data.val(ROWS.value, count=ROWS.value)))
     given, whole = batch['ids'], np.ones_like(batch['ids'], bool)
     real = batch['segment'] > 0
     nats = jax.jit(lambda batch: judge.apply({'params': theirs}, batch, jax.random.key(0), None, method='nats'))

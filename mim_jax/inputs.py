@@ -11,9 +11,9 @@ import numpy as np
 from mim_jax import build, hosts, record
 from mim_jax.data import pipeline
 from mim_jax.data.bad_samples import Bad, Report
-from mim_jax.data.sources import open_source, open_splits
+from mim_jax.data.sources import Subset, open_source, open_splits
 from mim_jax.errors import InputError
-from mim_jax.evals.data import LabelledData
+from mim_jax.evals.data import LabelledData, evenly
 
 NAMED = 1000  # records whose names hosts compare
 
@@ -85,7 +85,7 @@ class Data:
 
     Args:
         config: with `data`, `seed`.
-        workdir: bad records are listed in WORKDIR/bad_samples.jsonl (bad_samples.HOST.jsonl for hosts after the first).
+        workdir: bad records are listed in WORKDIR/bad_samples.jsonl (bad_samples.HOST.jsonl by hosts after the first).
         augment: `(key, batch, *, train) -> batch`.
         pause: called before each batch that an evaluator gets, on all hosts alike; may raise to end the evaluation.
 
@@ -94,7 +94,7 @@ class Data:
     """
 
     def __init__(self, config, workdir: Path, augment: Callable, pause: Callable[[], None] = lambda: None):
-        c, host, self.workdir, self._reader = config.data, jax.process_index(), workdir, partial(build.reader, config)
+        c, self.workdir, self._reader = config.data, workdir, partial(build.reader, config)
         self._pause = pause
         reader = self._reader()
         self.path = c.path
@@ -103,15 +103,14 @@ class Data:
         self.train_size = len(self.train_source)
         self._view = ({'clips': 1} if 'clips' in c.reader else {}) | {**c.eval_reader}  # one row of each record
         self._workers = c.workers
-        listing = workdir / (f'bad_samples.{host}.jsonl' if host else 'bad_samples.jsonl')
-        self.bad = Bad(listing, c.path, self.train_size, c.max_bad_share)
+        book = partial(Bad, workdir / 'bad_samples.jsonl', host=jax.process_index(), hosts=jax.process_count())
+        self.bad = book(c.path, self.train_size, c.max_bad_share)
         self.unlabelled = self._why_unlabelled()
         own = self.val_source is not None
-        self._val_bad = (
-            Bad(listing, c.val_path or f'{c.path} (validation)', len(self.val_source), 1.0) if own else self.bad
-        )
+        self._val_bad = book(c.val_path or f'{c.path} (validation)', len(self.val_source), 1.0) if own else self.bad
         for source, before, book in zip(arranged, opened, (self.bad, self._val_bad), strict=True):
             book.left_out(source.skipped if source else (), len(before or ()))
+        self._batch, self._clips = c.batch_size, reader.clips
         share = self._share(c.batch_size, reader)
         if share['batch_size'] != c.batch_size:
             raise InputError(
@@ -142,15 +141,29 @@ class Data:
         """Books what a batch reported; new bad records and, once, conversions become events.
 
         Raises:
-            InputError, RunError: nothing readable, or too much is bad.
+            InputError, RunError: nothing readable, or too much is bad; of several hosts, `judge` sees to that.
         """
         for name, reason in self.bad.add(report):
             writer.event('bad_sample', step=step, name=name, reason=reason)
         if self.bad.seen >= self.train_size:
             self.tell(writer, step)
 
+    def judge(self, examples: int) -> None:
+        """Of several hosts: counts the bad rows of a batch, by the `examples` of all hosts that were good, so that all decide alike.
+
+        Raises:
+            InputError, RunError: nothing readable, or too much is bad.
+        """
+        self.bad.count(self._batch // self._clips, (self._batch - examples) // self._clips)
+
+    def hear(self, writer, step: int) -> None:
+        """Of several hosts, on the first: bad records that the others have listed become events."""
+        if self.bad.hosts > 1 and self.bad.host == 0 and self.bad.bad:
+            for name, reason in self.bad.look():
+                writer.event('bad_sample', step=step, name=name, reason=reason)
+
     def tell(self, writer, step: int) -> None:
-        """Once, at the end of the first epoch or of the run: what had to be converted."""
+        """Once, at the end of the first epoch or of the run: what had to be converted, of several hosts by the first."""
         if not self._told:
             self._told = True
             for kind, count in self.bad.notes.items():
@@ -208,8 +221,9 @@ class Data:
         stream = pipeline.batches(source, reader, seed=seed, steps=steps, **self._share(batch_size, reader))
         return self._noted(stream, self.bad)
 
-    def _labelled_val(self, batch_size: int, reader: Mapping = {}) -> Iterator[dict]:
+    def _labelled_val(self, batch_size: int, reader: Mapping = {}, count: int = 0) -> Iterator[dict]:
         source, reader = self.val_source or self.train_source, self._reader(**self._view | dict(reader))
+        source = Subset(source, evenly(len(source), count)) if count else source
         return self._noted(pipeline.one_pass(source, reader, **self._share(batch_size, reader)), self._val_bad)
 
     def _share(self, batch_size: int, reader) -> dict:

@@ -66,6 +66,19 @@ def test_a_restart_lists_nothing_twice(hostile, tmp_path):
     assert len((tmp_path / 'bad_samples.jsonl').read_text().splitlines()) == 4
 
 
+def test_the_first_of_several_hosts_tells_what_all_list(hostile, tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs.jax, 'process_count', lambda: 2)
+    data, writer = inputs.Data(config(hostile), tmp_path, None), Writer()
+    next(data.train(0))
+    (tmp_path / 'bad_samples.1.jsonl').write_text('{"name": "b", "reason": "broken"}\n')
+    data.hear(writer, 1)
+    assert not writer.events  # no row has been bad
+    for examples in (4, 3):
+        data.judge(examples)
+        data.hear(writer, 1)
+    assert writer.events == [dict(event='bad_sample', step=1, name='b', reason='broken')] and data.bad.share == 1 / 8
+
+
 def test_too_much_is_bad(hostile, tmp_path):
     with pytest.raises(
         RunError, match=r'4 of 12 records are bad, more than data.max_bad_share=0.3, as .*; see .*bad_samples.jsonl'
@@ -112,6 +125,10 @@ def test_labelled_data_for_the_evaluators(tmp_path):
     batches = list(labelled.train(4, seed=0, shuffle=False))
     assert sum(batch['valid'].sum() for batch in batches) == 7 and len(batches) == 2
     assert sum(batch['valid'].sum() for batch in labelled.val(2)) == 3
+    first, _, last = [row for batch in labelled.val(2) for row in batch['image']][:3]
+    (some,) = labelled.val(2, count=2)
+    np.testing.assert_array_equal(some['image'], [first, last])
+    assert sum(batch['valid'].sum() for batch in labelled.val(2, count=9)) == 3
     assert len(list(labelled.train(4, seed=0))) == 1 and len(list(labelled.train(4, seed=0, steps=5))) == 5
 
 

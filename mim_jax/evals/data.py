@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class LabelledData:
@@ -11,8 +13,9 @@ class LabelledData:
 
     Attributes:
         train: `(batch_size, seed, shuffle=True, steps=None, reader={}) -> iterator`; one pass unless `steps` says otherwise.
-        val: `(batch_size, reader={}) -> iterator` over one pass in order; the last batch may be short. `reader` holds options of the
-            reader, over those of the config; a record gives one row unless its `clips` say more.
+        val: `(batch_size, reader={}, count=0) -> iterator` over one pass in order, of all records or of `count` of them, `evenly` spaced;
+            the last batch may be short. `reader` holds options of the reader, over those of the config; a record gives one row
+            unless its `clips` say more.
         num_train: records in the training set.
         num_classes: labels are 0 to num_classes - 1, or -1 = unlabelled.
         image_size: (h, w) after augmentation.
@@ -36,3 +39,11 @@ class LabelledData:
     class_names: list[str] | None = None
     decode: Callable | None = None
     say: Callable[[str], None] = logging.getLogger(__name__).info
+
+
+def evenly(size: int, count: int) -> np.ndarray:
+    """i64[count]: numbers of `count` of `size` records, or of all where there are fewer, from the first to the last.
+
+    Records often come in order, of classes or of documents: the first ones are no sample of them.
+    """
+    return np.linspace(0, size - 1, min(size, count)).round().astype(int)

@@ -9,6 +9,7 @@ from scipy import linalg, spatial, special, stats
 
 from mim_jax import build, optim
 from mim_jax.errors import InputError
+from mim_jax.evals.data import evenly
 from mim_jax.evals.features import everywhere, gather, put, spread
 from mim_jax.evals.finetune import learned
 from mim_jax.evals.generation import make_sampler
@@ -34,7 +35,7 @@ def fidelity(
 
     Both are judged by one network: a Transformer as a classifier of tokens, trained from scratch for `steps` steps on the training records. class_agreement is the share of samples it gives the class they were asked for, beside its own
     classifier_top1 on the validation records; frechet the Fréchet distance of Gaussians (arXiv 1706.08500), precision and recall
-    those of manifolds of 3 neighbours (1904.06991), all to as many validation records as there are samples or fewer; inception_score
+    those of manifolds of 3 neighbours (1904.06991), all to as many validation records, evenly spaced, as there are samples or fewer; inception_score
     exp of the mutual information of sample and answer (1606.03498). None of these is an FID: 'reference' says what they are of.
 
     Args:
@@ -60,9 +61,9 @@ def fidelity(
         drawn, asked = draw(params, next(iter(data.val(1))))
         theirs, given, label, valid = answer(data.val(batch_size))
         ours, features = answer({field: drawn[i : i + batch_size]} for i in range(0, samples, batch_size))
-        reference = given[valid][:samples]
+        reference = given[valid][evenly(valid.sum(), samples)]
         told = f'Features f32[{features.shape[1]}] of a Transformer over tokens, trained {steps} steps on {data.num_train} training records; '
-        told += f'{samples} samples against {len(reference)} of {valid.sum()} validation records.\n'
+        told += f'{samples} samples against {len(reference)} of {valid.sum()} validation records, evenly spaced.\n'
         agree = {'eval/class_agreement': float((ours.argmax(1) == asked).mean())} if objective.num_classes else {}
         top1 = float((theirs.argmax(1) == label)[valid].mean())
         return agree | {'eval/classifier_top1': top1, 'reference': told} | compared(ours, features, reference)
@@ -146,8 +147,10 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frechet(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
-    """Squared Fréchet distance of Gaussians, each (mean, covariance) (arXiv 1706.08500)."""
+    """Squared Fréchet distance of Gaussians, each (mean, covariance) (arXiv 1706.08500); nan if one is not finite."""
     (mean_a, p), (mean_b, q) = a, b
+    if not all(np.isfinite(x).all() for x in (*a, *b)):
+        return float('nan')
     root = linalg.sqrtm(p @ q).real
     return float(max(np.square(mean_a - mean_b).sum() + np.trace(p + q - 2 * root), 0))
 

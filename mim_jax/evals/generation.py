@@ -58,7 +58,7 @@ def make_sampler(objective, spec: Mapping) -> Callable:
 def generation(
     objective, data, *, sampler: Mapping, rows: int = 16, show: int = 8, seed: int = 0, hole: float = 0.5
 ) -> Callable:
-    """`params -> {name: value}`: samples, a filled hole, and their statistics beside those of as many validation records.
+    """`params -> {name: value}`: samples, a filled hole, and their statistics beside those of as many validation records, evenly spaced.
 
     Texts: 'sample', `show` of them, and 'infilling', the first document of validation with its middle hidden and drawn again. Images: 'sample', a sheet
     of all, a column for each class where the model knows classes. Numbers, of samples and of data: 'eval/sample_unigram_bits' and
@@ -75,8 +75,8 @@ def generation(
     sample, classes = make_sampler(objective, sampler), objective.num_classes
 
     def evaluate(params: dict) -> dict:
-        batch = records(data.val(rows), rows)
-        given, segment = batch['ids'], batch.get('segment', np.ones_like(batch['ids']))
+        batch = records(data.val(rows, count=rows), rows)
+        given, segment = batch['ids'], batch.get('segment', np.ones_like(batch['ids'])) * batch['valid'][:, None]
         label = np.arange(rows, dtype=np.int32) % classes if classes else None
         drawn = run(params, seed, np.zeros((rows, given.shape[1]), np.int32), True, label)
         found = statistics(drawn, given, segment > 0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mim_jax import hiding
 from mim_jax.augment import tokens
+from mim_jax.evals.data import evenly
 from mim_jax.losses import nll
 from mim_jax.masks import absorbing
 from mim_jax.models import Transformer
@@ -29,14 +30,15 @@ class Texts:
     class_names: tuple = ()
     text: bool = True
 
-    def val(self, batch_size, reader=None):
+    def val(self, batch_size, reader=None, count=0):
         rng = np.random.default_rng(0)
         x = rng.integers(0, VOCAB, (10, self.LENGTH)).astype(np.int32)
         segment = np.tile(np.int32([1] * 5 + [2] * 5 + [0] * 2), (10, 1))
         rows = dict(ids=x, label=np.arange(10, dtype=np.int32) % 3, valid=np.ones(10, bool))
         if self.text:
             rows |= dict(segment=segment, bytes=2 * (segment > 0).sum(1).astype(np.int32))
-        for i in range(0, 10, batch_size):
+        rows = {name: value[evenly(10, count or 10)] for name, value in rows.items()}
+        for i in range(0, count or 10, batch_size):
             yield {name: value[i : i + batch_size] for name, value in rows.items()}
 
     def train(self, batch_size, seed=0, shuffle=True, steps=None, reader=None):
