@@ -33,7 +33,7 @@ def make_sampler(objective, spec: Mapping) -> Callable:
     how = {key: options.pop(key) for key in DRAW if key in options}
     kind = [options.pop(key, default) for key, default in (('schedule', 'linear'), ('power', 1.0))]
     options.pop('guidance', None)
-    if objective.exact and spec['name'] != 'first_hitting':
+    if objective.exact and (spec['name'], spec.get('block')) != ('first_hitting', 1):
         raise InputError(
             f"sampler {spec['name']!r} draws in any order: an autoregressive model takes name='first_hitting', block=1"
         )

@@ -66,6 +66,8 @@ def test_statistics_are_those_of_what_is_real():
     (dict(name='ancestral', stepz=4), None, "stepz: ancestral takes no such option. Did you mean 'steps'"),
     (dict(name='ancestral', steps=4, schedule='sine'), None, "'sine' is not one of linear"),
     (dict(name='ancestral', steps=4), Sequence, "takes name='first_hitting', block=1"),
+    (dict(name='first_hitting'), Sequence, "takes name='first_hitting', block=1"),
+    (dict(name='first_hitting', block=2), Sequence, "takes name='first_hitting', block=1"),
 ])  # fmt: skip
 def test_a_sampler_that_cannot_be_is_named(spec, kind, why):
     with pytest.raises(InputError, match=why):
