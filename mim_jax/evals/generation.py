@@ -13,9 +13,22 @@ from mim_jax.errors import InputError
 from mim_jax.evals.features import everywhere, records, spread
 from mim_jax.evals.pictures import sheet
 from mim_jax.masks import schedule
+from mim_jax.samplers.draw import DRAWS
+from mim_jax.samplers.masked import RULES
 
 DRAW = ('temperature', 'top_k', 'top_p', 'method')  # options of a sampler that are those of `samplers.token`
 HOLE = '\u27e6', '\u27e7'  # around what was filled in
+LIMITS = dict(  # of options of a sampler
+    steps=(lambda x: x >= 1 and x == int(x), 'a whole number, 1 or more'),
+    block=(lambda x: x >= 0 and x == int(x), 'a whole number, 0 or more'),
+    temperature=(lambda x: x >= 0, '0 or more'),
+    top_k=(lambda x: x >= 0 and x == int(x), 'a whole number, 0 or more'),
+    top_p=(lambda x: 0 < x <= 1, 'above 0 and at most 1'),
+    method=(lambda x: x in DRAWS, ' or '.join(DRAWS)),
+    eta=(lambda x: 0 <= x <= 1, 'between 0 and 1'),
+    rule=(lambda x: x in RULES, ' or '.join(RULES)),
+    noise=(lambda x: x >= 0, '0 or more'),
+)
 
 
 def make_sampler(objective, spec: Mapping) -> Callable:
@@ -27,16 +40,13 @@ def make_sampler(objective, spec: Mapping) -> Callable:
             `power` of `masks.schedule`, and `guidance`, the scale of `samplers.guide`; 1 = none.
 
     Raises:
-        InputError: unknown sampler, option or schedule.
+        InputError: unknown sampler, option or schedule, an option out of range, or guidance of a model that knows no classes.
     """
+    check_sampler(objective, spec)
     options, guidance = dict(spec), spec.get('guidance', 1.0)
     how = {key: options.pop(key) for key in DRAW if key in options}
     kind = [options.pop(key, default) for key, default in (('schedule', 'linear'), ('power', 1.0))]
     options.pop('guidance', None)
-    if objective.exact and (spec['name'], spec.get('block')) != ('first_hitting', 1):
-        raise InputError(
-            f"sampler {spec['name']!r} draws in any order: an autoregressive model takes name='first_hitting', block=1"
-        )
     try:
         offered = build.wanted('samplers', spec, dict(share=schedule(*kind).share))
     except ValueError as error:
@@ -53,6 +63,30 @@ def make_sampler(objective, spec: Mapping) -> Callable:
         return sampler(key, logits_fn, ids, hidden)
 
     return sample
+
+
+def check_sampler(objective, spec: Mapping) -> None:
+    """Looks at what `make_sampler` is given, before anything is drawn.
+
+    Raises:
+        InputError: as `make_sampler`.
+    """
+    name = spec.get('name')
+    if name and not build.wanted('samplers', spec, dict(logits_fn=None)):
+        raise InputError(f'sampler {name!r} is none of tokens: use ancestral, first_hitting, confidence or remasking')
+    if 'steps' not in spec and build.wanted('samplers', spec, dict(steps=None)):
+        raise InputError(f'sampler {name!r} needs steps=...')
+    for option, (holds, words) in LIMITS.items():
+        if option in spec and not holds(spec[option]):
+            raise InputError(f'sampler {name!r}: {option}={spec[option]}: it has to be {words}')
+    if spec.get('guidance', 1.0) != 1 and not objective.num_classes:
+        raise InputError(
+            f'sampler {name!r}: guidance={spec["guidance"]} needs a model that is told classes (condition.num_classes)'
+        )
+    if objective.exact and (name, spec.get('block')) != ('first_hitting', 1):
+        raise InputError(
+            f"sampler {name!r} draws in any order: an autoregressive model takes name='first_hitting', block=1"
+        )
 
 
 def generation(

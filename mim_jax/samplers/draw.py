@@ -74,6 +74,7 @@ def sharpen(logits: Array, temperature: float = 1.0, top_k: int = 0, top_p: floa
         ordered = jnp.sort(logits, -1, descending=True)
         p = jax.nn.softmax(ordered, -1)
         kept = jnp.cumsum(p, -1) - p < top_p  # the sum before a token decides on it
+        kept |= jnp.arange(p.shape[-1]) == 0
         least = jnp.where(kept, ordered, jnp.inf).min(-1, keepdims=True)
         logits = jnp.where(logits < least, NEVER, logits)
     return logits

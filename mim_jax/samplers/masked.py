@@ -14,6 +14,8 @@ from jax import Array
 
 from mim_jax.samplers.draw import token
 
+RULES = ('cap', 'rescale', 'confidence')  # of `remasking`
+
 
 def _linear(t: Array) -> Array:
     return t
@@ -137,8 +139,8 @@ def remasking(
     Raises:
         ValueError: unknown rule.
     """
-    if rule not in ('cap', 'rescale', 'confidence'):
-        raise ValueError(f"remasking rule {rule!r} is not one of 'cap', 'rescale', 'confidence'")
+    if rule not in RULES:
+        raise ValueError(f'remasking rule {rule!r} is not one of {", ".join(RULES)}')
     free = hidden
 
     def step(i, state):

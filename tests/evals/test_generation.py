@@ -68,6 +68,21 @@ def test_statistics_are_those_of_what_is_real():
     (dict(name='ancestral', steps=4), Sequence, "takes name='first_hitting', block=1"),
     (dict(name='first_hitting'), Sequence, "takes name='first_hitting', block=1"),
     (dict(name='first_hitting', block=2), Sequence, "takes name='first_hitting', block=1"),
+    (dict(name='token'), None, "'token' is none of tokens: use ancestral"),
+    (dict(name='random_order', steps=2), None, "'random_order' is none of tokens"),
+    (dict(name='ancestral', steps=0), None, 'steps=0: it has to be a whole number, 1 or more'),
+    (dict(name='ancestral', steps=4, block=-1), None, 'block=-1: it has to be a whole number, 0 or more'),
+    (dict(name='ancestral', steps=4, temperature=-0.5), None, 'temperature=-0.5: it has to be 0 or more'),
+    (dict(name='ancestral', steps=4, top_k=-1), None, 'top_k=-1: it has to be a whole number, 0 or more'),
+    (dict(name='ancestral', steps=4, top_p=0.0), None, 'top_p=0.0: it has to be above 0 and at most 1'),
+    (dict(name='ancestral', steps=4, top_p=float('nan')), None, 'top_p=nan: it has to be above 0'),
+    (dict(name='ancestral', steps=4, method='exact'), None, 'method=exact: it has to be inverse or gumbel'),
+    (dict(name='remasking', steps=4, eta=1.5), None, 'eta=1.5: it has to be between 0 and 1'),
+    (dict(name='remasking', steps=4, rule='often'), None, 'rule=often: it has to be cap or rescale or confidence'),
+    (dict(name='confidence', steps=4, noise=-1.0), None, 'noise=-1.0: it has to be 0 or more'),
+    (dict(name='ancestral', steps=4, guidance=2.0), None, 'guidance=2.0 needs a model that is told classes'),
+    (dict(steps=4), None, 'has no name'),
+    (dict(name='remasking'), None, "'remasking' needs steps="),
 ])  # fmt: skip
 def test_a_sampler_that_cannot_be_is_named(spec, kind, why):
     with pytest.raises(InputError, match=why):

@@ -74,7 +74,7 @@ def test_sharpening_keeps_the_likeliest():
     assert kept(top_k=2) == [True, True, False, False]
     assert kept(top_p=0.39) == [True, False, False, False]
     assert kept(top_p=0.41) == kept(top_p=0.69) == [True, True, False, False]
-    assert kept(top_p=1e-6) == [True, False, False, False]
+    assert kept(top_p=1e-6) == kept(top_p=0.0) == [True, False, False, False]
     assert kept(top_k=9) == [True] * 4
     np.testing.assert_allclose(sharpen(logits, temperature=0.5), 2 * logits, rtol=1e-6)
 

@@ -202,5 +202,5 @@ def test_running_confidence_hides_what_it_was_least_sure_of():
 
 
 def test_an_unknown_rule_is_named():
-    with pytest.raises(ValueError, match="'often' is not one of"):
+    with pytest.raises(ValueError, match="'often' is not one of cap"):
         remasking(jax.random.key(0), LOGITS, BLANK[:1], HIDDEN[:1], steps=2, rule='often')
