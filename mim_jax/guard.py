@@ -1,6 +1,6 @@
 """Watches every step from one behind: a non-finite one is counted, named and its batch kept; too many in a row call for a rollback."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -17,10 +17,18 @@ class Guard:
         names: path of each parameter, in the order of `leaf_norms`.
         event: called as event('skipped_step', step=, parameter=, loss=, grad_norm=, batch=).
         skipped: steps skipped before this process.
+        judge: called with the number of good rows of each batch, on all hosts together; may raise.
     """
 
-    def __init__(self, workdir: Path, names: Sequence[str], event, skipped: int = 0):
-        self.directory, self.names, self.event = workdir / 'bad_batches', names, event
+    def __init__(
+        self,
+        workdir: Path,
+        names: Sequence[str],
+        event,
+        skipped: int = 0,
+        judge: Callable[[int], None] | None = None,
+    ):
+        self.directory, self.names, self.event, self.judge = workdir / 'bad_batches', names, event, judge
         self.skipped, self.in_a_row, self.first_bad = skipped, 0, ''
         self._pending = None
 
@@ -52,6 +60,8 @@ class Guard:
         self._pending, self.in_a_row = None, 0
 
     def _look(self, step: int, batch: dict, metrics: dict) -> None:
+        if self.judge:
+            self.judge(int(metrics['examples']))
         if bool(metrics['finite']):
             self.in_a_row = 0
             return

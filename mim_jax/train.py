@@ -254,14 +254,16 @@ def loop(run: Run, state: step.TrainState, position: dict) -> tuple[step.TrainSt
     train_step = prepare(run)
     run.signals.stop_here()
     names = [optim.path_str(path) for path, _ in jax.tree_util.tree_leaves_with_path(run.abstract.params)]
-    guard = Guard(run.data.workdir, names, run.writer.event, position['skipped_steps'])
+    judge = run.data.judge if hosts.several() else None
+    guard = Guard(run.data.workdir, names, run.writer.event, position['skipped_steps'], judge)
     if evaluates(config, now) and not run.evaluation.measured(now):
         run.evaluation.during(state, run.writer)
     with run.signals.wait(), contextlib.closing(Clock()) as clock:
         state, stopped = steps(run, state, position, train_step, guard, clock)
+        run.data.hear(run.writer, int(state.step))
         run.data.tell(run.writer, int(state.step))
         if run.data.bad.listed:
-            run.progress.say(f'{len(run.data.bad.listed)} records could not be used: {run.data.bad.path} says why')
+            run.progress.say(f'{len(run.data.bad.listed)} records could not be used: {run.data.bad.lists} says why')
     run.checkpoints.wait()
     return state, stopped
 
@@ -343,6 +345,7 @@ def log(run: Run, now: int, metrics: dict, clock: Clock, skipped: int) -> None:
     values |= run.progress.speed(values['train/examples_per_sec']) | feature_health(metrics['features'])
     values['train/skipped_steps'] = skipped
     values['train/compilations'] = run.compilations.counts['train_step']
+    run.data.hear(run.writer, now)
     values['data/bad_samples'] = len(run.data.bad.listed)
     run.writer.scalars(now, values)
     run.progress.show(now, values)

@@ -59,6 +59,16 @@ def test_names_the_first_bad_parameter_and_keeps_the_batch(watch, tmp_path):
     np.testing.assert_array_equal(np.load(kept)['image'], np.full((2, 4), 2))
 
 
+def test_good_rows_are_told_one_step_behind(tmp_path):
+    told = []
+    guard = Guard(tmp_path, NAMES, None, judge=told.append)
+    for step, examples in enumerate((8, 7, 5)):
+        guard.watch(step, {}, dict(finite=True, examples=np.int32(examples)))
+    assert told == [8, 7]
+    guard.flush()
+    assert told == [8, 7, 5]
+
+
 def test_counts_those_in_a_row(watch):
     guard, _, look = watch
     assert [look(1, 0), look(2, 0), look(3), look(4, 0), look(5, 0), look(6, 0)] == [0, 1, 2, 0, 1, 2]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mim_jax import inputs
+from mim_jax.data import Bad
 from mim_jax.errors import InputError, RunError
 from tests.runs import hostile, picture  # noqa: F401 (fixtures)
 
@@ -66,10 +67,9 @@ def test_a_restart_lists_nothing_twice(hostile, tmp_path):
     assert len((tmp_path / 'bad_samples.jsonl').read_text().splitlines()) == 4
 
 
-def test_the_first_of_several_hosts_tells_what_all_list(hostile, tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs.jax, 'process_count', lambda: 2)
+def test_the_first_of_several_hosts_tells_what_all_list(hostile, tmp_path):
     data, writer = inputs.Data(config(hostile), tmp_path, None), Writer()
-    next(data.train(0))
+    data.bad = Bad(tmp_path / 'bad_samples.jsonl', 'data', 12, hosts=2)
     (tmp_path / 'bad_samples.1.jsonl').write_text('{"name": "b", "reason": "broken"}\n')
     data.hear(writer, 1)
     assert not writer.events  # no row has been bad

@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mim_jax.data.pipeline import shuffled
 from tests.many import RECORDS, Group, free_port, reads, small, write_records
@@ -201,6 +202,41 @@ def test_told_to_stop_at_any_moment(start, tmp_path, moment, saved):
     assert group.ends()[0] == [143, 143], group.said(0)
     assert [event['step'] for event in events(tmp_path / 'run', 'save')] == ([4] if saved else [])
     assert 'told to stop' in group.said(0)
+
+
+@pytest.fixture
+def torn(tmp_path):
+    """Eight pictures, and four files that are none."""
+    folder = tmp_path / 'torn'
+    folder.mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(folder / f'good{i}.png')
+    for i in range(4):
+        (folder / f'bad{i}.png').write_text('this is not a picture')
+    return {'data.path': folder, 'data.val_path': ''}
+
+
+@pytest.mark.slow
+def test_bad_records_are_those_of_all_hosts(start, torn, tmp_path):
+    run, bad = tmp_path / 'run', [f'bad{i}.png' for i in range(4)]
+    group = start(2, **torn)
+    assert group.ends()[0] == [0, 0], group.said(0)
+    listed = [[line['name'] for line in lines(path)] for path in sorted(run.glob('bad_samples*.jsonl'))]
+    assert len(listed) == 2 and sorted({name for names in listed for name in names}) == bad
+    group = start(1, devices=2, total_steps=12, **torn)
+    assert group.ends()[0] == [0], group.said(0)
+    assert listed == [[line['name'] for line in lines(path)] for path in sorted(run.glob('bad_samples*.jsonl'))]
+    assert sorted(event['name'] for event in events(run, 'bad_sample')) == bad
+    found = [line['data/bad_samples'] for line in lines(run / 'metrics.jsonl')]
+    assert found == sorted(found) and found[-1] == 4 and f'4 records could not be used: {run}/bad' in group.said(0)
+
+
+@pytest.mark.slow
+def test_too_many_bad_records_on_all_hosts_together(start, torn):
+    group = start(2, **torn, **{'data.max_bad_share': 0.2})
+    assert group.ends()[0] == [1, 1], group.said(0)
+    for i in range(2):
+        assert 'of 16 records are bad, more than data.max_bad_share=0.2' in group.last(i)
 
 
 @pytest.mark.slow

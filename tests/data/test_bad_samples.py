@@ -29,6 +29,45 @@ def test_each_bad_record_is_listed_once_across_restarts(tmp_path):
     assert lines(path)[0] == dict(name='a', reason='broken')
 
 
+def hosts(path, count=2):
+    return [Bad(path, 'data', 100, host=host, hosts=count) for host in range(count)]
+
+
+def test_hosts_have_lists_of_their_own_and_know_those_of_the_others(tmp_path):
+    path, other = tmp_path / 'bad_samples.jsonl', tmp_path / 'bad_samples.1.jsonl'
+    first, second = hosts(path)
+    assert second.add(report(8, 'b', 'a')) == [('b', 'broken'), ('a', 'broken')]
+    assert first.add(report(8, 'a', 'c')) == [('c', 'broken')]  # the other has a
+    assert first.look() == [('b', 'broken'), ('a', 'broken')] and first.look() == []
+    with other.open('a') as file:
+        file.write('{"name": "half a li')  # not whole yet, and not for this host to cut off
+    assert first.look() == [] and first.listed == {'a', 'b', 'c'}
+    alone = Bad(path, 'data', 100)  # a restart on one host
+    assert alone.add(report(8, 'a', 'b', 'c', 'd')) == [('d', 'broken')]
+    assert [entry['name'] for entry in lines(path)] == ['c', 'd'] and other.read_text().endswith('half a li')
+    hosts(path)
+    assert [entry['name'] for entry in lines(other)] == ['b', 'a']
+
+
+def test_hosts_judge_alike_by_the_rows_of_all(tmp_path):
+    books = hosts(tmp_path / 'bad_samples.jsonl')
+    for book, names in zip(books, ('', 'abcdefgh'), strict=True):
+        book.add(report(8, *names))  # all of one host's are bad
+        for _ in range(8):
+            book.count(16, 8)  # half of all
+    for book in books:
+        assert book.share == 0.5
+        with pytest.raises(RunError, match=r'^data: 65 of 129 records are bad, .*=0.5.*; see .*/bad_samples\*.jsonl$'):
+            book.count(1, 1)
+
+
+def test_what_is_left_out_is_listed_by_one_host(tmp_path):
+    for book in hosts(tmp_path / 'bad_samples.jsonl'):
+        book.left_out([('a', 'empty')], 8)
+        assert book.listed == {'a'}
+    assert [path.name for path in tmp_path.iterdir()] == ['bad_samples.jsonl']
+
+
 def test_no_list_without_bad_records(tmp_path):
     bad = Bad(tmp_path / 'bad_samples.jsonl', 'data', 100)
     bad.add(report(64))
