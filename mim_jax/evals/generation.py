@@ -53,6 +53,8 @@ def make_sampler(objective, spec: Mapping) -> Callable:
         raise InputError(f'sampler: {error}') from error
     draw = partial(samplers.token, **how)
     sampler = build.part('samplers', options, where='evals, sampler', draw=draw, **offered)
+    if 'steps' not in spec and build.wanted('samplers', spec, dict(steps=None)):
+        raise InputError(f'sampler {spec["name"]!r} needs steps=...')
 
     @jax.jit
     def sample(params: dict, key: Array, ids: Array, hidden: Array, label: Array | None = None) -> Array:
@@ -74,8 +76,6 @@ def check_sampler(objective, spec: Mapping) -> None:
     name = spec.get('name')
     if name and not build.wanted('samplers', spec, dict(logits_fn=None)):
         raise InputError(f'sampler {name!r} is none of tokens: use ancestral, first_hitting, confidence or remasking')
-    if 'steps' not in spec and build.wanted('samplers', spec, dict(steps=None)):
-        raise InputError(f'sampler {name!r} needs steps=...')
     for option, (holds, words) in LIMITS.items():
         if option in spec and not holds(spec[option]):
             raise InputError(f'sampler {name!r}: {option}={spec[option]}: it has to be {words}')
