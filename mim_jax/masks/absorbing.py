@@ -26,7 +26,7 @@ def schedule(name: str = 'linear', power: float = 1.0) -> Schedule:
     """'linear' t (MDLM's log-linear, arXiv 2406.07524); 'cosine' sin(pi t / 2) (MaskGIT, 2202.04200; MD4, 2406.04329); 'polynomial' t**power (MD4).
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or a power that is not above 0.
     """
     half = math.pi / 2
     if name == 'cosine':
@@ -37,6 +37,8 @@ def schedule(name: str = 'linear', power: float = 1.0) -> Schedule:
         return Schedule(lambda t: jnp.sin(half * t), lambda s: jnp.arcsin(s) / half, rate)
     if name not in ('linear', 'polynomial'):
         raise ValueError(f'schedule {name!r} is not one of linear, cosine, polynomial')
+    if not power > 0:
+        raise ValueError(f'schedule {name!r}, power={power}: it has to be above 0')
     power = 1.0 if name == 'linear' else power
     return Schedule(lambda t: t**power, lambda s: s ** (1 / power), lambda t: power / t)
 
@@ -72,18 +74,22 @@ def absorbing(
             share at a random time rounded up (MaskGIT; the bound in terms of counts is arXiv 2409.02908's). Its weights
             do not vary as much, and the bound is the same for a network that is not told the time.
         steps: of a discrete-time bound, which is above the continuous one; 0 = continuous. By time only.
-        eps: continuous time ends here with one step that reveals all that is left, so the bound holds exactly and
-            weights stay below 1 / eps.
+        eps: between 0 and 1. Continuous time ends here with one step that reveals all that is left, so the bound holds exactly and
+            weights stay below 1 / eps, or power / eps where that is more.
         low_discrepancy: times spread evenly over the rows.
 
     Returns:
         Mask with `level` f32[B], the expected share of hidden tokens.
 
     Raises:
-        ValueError: unknown schedule or `by`, or steps with counts.
+        ValueError: unknown schedule or `by`, steps with counts, or an option out of range.
     """
     if by not in ('time', 'count') or (by == 'count' and steps):
         raise ValueError(f"absorbing: by={by!r}, steps={steps}: by is 'time' or 'count', and counts have no steps")
+    if steps < 0 or steps != int(steps) or not 0 < eps < 1:
+        raise ValueError(
+            f'absorbing: steps={steps}, eps={eps}: steps is a whole number, 0 or more, and eps between 0 and 1'
+        )
     kind = _schedule(schedule, power)
     b, n = grid[0], size(grid)
     u, noise = uniform(fold(key, 0), b, low_discrepancy), per_row(fold(key, 1), jax.random.uniform, (b, n))

@@ -97,6 +97,21 @@ def test_counts_have_no_steps():
         absorbing(jax.random.key(0), (2, 4), by='count', steps=3)
 
 
+@pytest.mark.parametrize('how', [
+    dict(schedule='polynomial', power=0.0), dict(schedule='polynomial', power=-1.0), dict(power=float('nan')), dict(eps=0.0), dict(eps=1.0),
+    dict(steps=-2), dict(steps=2.5),
+], ids=str)  # fmt: skip
+def test_an_option_out_of_range_is_named(how):
+    name = list(how)[-1]
+    with pytest.raises(ValueError, match=f'{name}={how[name]}'):
+        absorbing(jax.random.key(0), (2, 4), **how)
+
+
+@pytest.mark.parametrize(('power', 'most'), [(0.5, 1.0), (1.0, 1.0), (3.0, 3.0)])
+def test_weights_stay_below_their_bound(power, most):
+    assert draw(schedule='polynomial', power=power, eps=0.1).weight.max() <= most / 0.1 * (1 + 1e-6)
+
+
 def test_a_key_per_row_gives_a_row_its_own_tokens():
     keys = jax.random.split(jax.random.key(0), 4)
     a, b = absorbing(keys, (4, 64)), absorbing(keys.at[1:].set(keys[1]), (4, 64))
