@@ -3,11 +3,12 @@
     python -m mim_jax.main --config=configs/umd.py:tiny --workdir=runs/umd
     python -m mim_jax.main --config=configs/umd.py:b4 --workdir=DIR --config.data.path=/data/imagenet
 
-Variants: those of dit.py; b4 is the paper's on ImageNet at 64 pixels. Every second row comes without noise and with 75% of its patches
-dropped, to be reconstructed; of the others 37.5% are dropped, noise is asked of what is left and pixels (or latents) of what is not.
+Variants: those of dit.py; b4 is the paper's on ImageNet at 64 pixels. Every second row comes without noise, is told no class and has 75% of its patches
+dropped, to be reconstructed; of the others 37.5% are dropped, noise is asked of what is left and pixels (or latents) of what is not. The paper
+tells classes in a second stage only, and its decoder reads the mean of the four registers, this one all of them.
 """
 
-from configs.dit import SIZES
+from configs.dit import LATENTS, SIZES, SMALL
 from configs.dit import get_config as dit
 
 DEPTHS = dict(tiny=2, cifar10=2, s4=4, b4=4, l4=8, cifar10_latents=2, s2=4, b2=4, l2=8, xl2=8)  # of the decoder
@@ -31,4 +32,8 @@ def get_config(variant: str = 'b4'):
     c.terms = dict(noise=clean | dict(of='noise', on='visible'), clean=clean)
     c.clean_terms = dict(clean=clean | dict(weight=1.0))
     c.objective.clean_every = 2
+    if variant in LATENTS and variant not in SMALL:  # trained as on pixels
+        pixels = dit('b4')
+        c.data.batch_size, c.total_steps = pixels.data.batch_size, pixels.total_steps
+        c.optimizer, c.schedule = pixels.optimizer, pixels.schedule
     return c

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from mim_jax import hosts, sharding
 from mim_jax.errors import InputError
 
-POOLS = ('mean', 'cls', 'tokens')
+POOLS = ('mean', 'cls', 'registers', 'tokens')
 NO_LABEL = 'no image with a label in the {split} data: give it labels, or take the evaluations out of config.evals'
 
 
@@ -31,11 +31,12 @@ class Features:
     Args:
         objective: has `encode(batch) -> [B, E + N, D]` and `encoder.num_prefix` = E.
         data: LabelledData.
-        pool: 'mean' of the valid patch tokens; 'cls', the class token (MAE does not train it); 'tokens', all of them.
+        pool: 'mean' of the valid patch tokens; 'cls', the class token (MAE does not train it); 'registers', the mean of those (UMD,
+            arXiv 2406.17688); 'tokens', all patch tokens.
         batch_size: rows encoded at once, by all hosts together; the result does not depend on it.
 
     Raises:
-        InputError: unknown pool, or a class token that the encoder lacks.
+        InputError: unknown pool, or a class token or registers that the encoder lacks.
     """
 
     def __init__(self, objective, data, *, pool: str = 'mean', batch_size: int = 256):
@@ -45,6 +46,8 @@ class Features:
             raise InputError(
                 "evaluation pool 'cls' needs a class token: set config.encoder.class_token, or use pool='mean'"
             )
+        if pool == 'registers' and not objective.encoder.registers:
+            raise InputError("evaluation pool 'registers' needs some: set config.encoder.registers, or use pool='mean'")
         self.objective, self.data, self.pool, self.batch_size = objective, data, pool, batch_size
         self._encode = jax.jit(self._pooled)
         self._init = jax.jit(self._fresh)
@@ -88,7 +91,11 @@ class Features:
     def _pooled(self, params: dict, batch: dict) -> tuple[Array, Array, Array]:
         batch = self._view(batch)
         z = self.objective.apply({'params': params}, batch, method='encode').astype(jnp.float32)  # f32[B, E + N, D]
-        features = z[:, 0] if self.pool == 'cls' else z[:, self.objective.encoder.num_prefix :]
+        encoder = self.objective.encoder
+        if self.pool == 'registers':
+            features = z[:, encoder.num_prefix - encoder.registers : encoder.num_prefix].mean(1)
+        else:
+            features = z[:, 0] if self.pool == 'cls' else z[:, encoder.num_prefix :]
         if self.pool == 'mean':
             valid = self.objective.tokenizer(batch).valid
             features = features.mean(1, where=None if valid is None else valid[..., None])

@@ -48,7 +48,7 @@ class Denoise(nn.Module):
         condition: `(rows, level, label) -> f32[B, D]`.
         answers: what the network answers of every token, parametrisations of `noise.coefficients`; samplers read the last one.
         terms: losses of rows with noise, by name.
-        clean_every: each so-manieth row comes without noise at time 0 (UMD); 0 = none.
+        clean_every: each so-manieth row comes without noise at time 0, and is told no label (UMD); 0 = none.
         clean_mask: of those.
         clean_terms: their losses.
         label_dropout: share of rows trained without their label (arXiv 2207.12598).
@@ -140,7 +140,7 @@ class Denoise(nn.Module):
         noised = alpha[:, None, None] * tokens.raw + sigma[:, None, None] * added
         if mask is None:
             mask = (self.clean_mask if clean else self.mask)(fold(key, 3), tokens.grid)
-        label = label_of(batch, rows, key, self.label_dropout if train else 0.0)
+        label = None if clean else label_of(batch, rows, key, self.label_dropout if train else 0.0)
         answers, z = self.network(tokens.replace(raw=noised), t, label, mask, train)
         return dict(tokens=tokens, noised=noised, noise=added, t=t, mask=mask, answers=answers, z=z)
 

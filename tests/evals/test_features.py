@@ -29,12 +29,13 @@ def test_features_are_the_encoders_tokens(objective, digits, params, pool):
     assert len(train.features) == digits.num_train
 
 
-def test_registers_are_not_pooled(make_objective, make_params, digits):
+def test_registers_are_pooled_alone_or_not_at_all(make_objective, make_params, digits):
     objective = make_objective(registers=3, depth=1)
     params = make_params(objective, digits)
-    _, val = Features(objective, digits)(params)
     z = encode(objective, params, digits, next(digits.val(20)))
-    np.testing.assert_allclose(val.features[:20], z[:, 4:].mean(1), atol=1e-5)
+    for pool, expected in dict(mean=z[:, 4:], registers=z[:, 1:4]).items():
+        _, val = Features(objective, digits, pool=pool)(params)
+        np.testing.assert_allclose(val.features[:20], expected.mean(1), atol=1e-5)
 
 
 def test_batch_size_and_order_do_not_matter(objective, digits, params):
@@ -108,10 +109,12 @@ def test_a_short_batch_is_filled_with_rows_that_do_not_count():
 
 
 def test_wrong_use_is_one_sentence(objective, digits, params, make_objective, make_data):
-    with pytest.raises(InputError, match="'max' is not one of mean, cls, tokens"):
+    with pytest.raises(InputError, match="'max' is not one of mean, cls, registers, tokens"):
         Features(objective, digits, pool='max')
     with pytest.raises(InputError, match='class token'):
         Features(make_objective(class_token=False), digits, pool='cls')
+    with pytest.raises(InputError, match='set config.encoder.registers'):
+        Features(objective, digits, pool='registers')
     image = np.zeros((4, 8, 8, 1), np.uint8)
     with pytest.raises(InputError, match='no image with a label in the validation data'):
         Features(objective, make_data(image, np.array([0, 1, -1, -1]), 2))(params)

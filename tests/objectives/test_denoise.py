@@ -59,6 +59,10 @@ def test_umd_is_half_reconstruction_without_noise_and_half_both(made):
     without = mean((f['clean'] - clean) ** 2, ~visible, even['valid'])
     np.testing.assert_allclose(loss, (noised + without) / 2, rtol=2e-6)
     np.testing.assert_allclose(aux['loss_clean_clean'], without, rtol=2e-6)
+    other = checks.applied(
+        objective, {'params': params}, batch | dict(label=(batch['label'] + 1) % 10), keys, train=False
+    )[1]
+    assert other['loss_clean_clean'] == aux['loss_clean_clean'] and other['loss_noise'] != aux['loss_noise']
 
 
 def test_maskdit_is_edm_on_visible_and_a_tenth_of_mae_on_hidden(made):
