@@ -114,7 +114,8 @@ def guided(
     """A `denoise_fn` of two (arXiv 2207.12598), mixed with `scale` at times in the interval (2404.07724) and the first alone outside."""
 
     def denoise(x, t):
-        within = ((t >= interval[0]) & (t <= interval[1])).reshape(-1, *[1] * (x.ndim - 1))
+        low, high = interval[0] - 1e-4, interval[1] + 1e-4  # times of `noise.rooted` miss 0 and 1 by a rounding
+        within = ((t >= low) & (t <= high)).reshape(-1, *[1] * (x.ndim - 1))
         mix = jnp.where(within, scale, 1.0)
         return tuple(b + mix * (a - b) for a, b in zip(conditional(x, t), unconditional(x, t), strict=True))
 

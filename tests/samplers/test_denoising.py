@@ -109,6 +109,14 @@ def test_guidance_acts_in_its_interval():
     np.testing.assert_allclose(added, [[2] * 3, [3] * 3])
 
 
+@pytest.mark.parametrize('steps', [18, 40])
+def test_guidance_of_all_times_acts_at_the_first_and_the_last(steps):
+    schedule = noise.karras()
+    times = noise.rooted(schedule, steps)[:-1]
+    clean, _ = samplers.guided(lambda x, t: (x, x), lambda x, t: (3 * x, x), 2.0)(jnp.ones((steps, 1)), times)
+    np.testing.assert_array_equal(clean, -1)
+
+
 @pytest.mark.parametrize('options', [dict(order=3), dict(variable='angle')], ids=str)
 def test_an_unknown_way_is_refused(options):
     with pytest.raises(ValueError, match='ode takes order 1 or 2'):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mim_jax.samplers import random_order
+from mim_jax.samplers.random_order import still_hidden
 
 COVARIANCE = np.array([[1.0, 0.8, 0.3], [0.8, 1.5, -0.4], [0.3, -0.4, 0.7]])
 MEAN = np.array([1.0, -2.0, 0.5])
@@ -40,7 +41,7 @@ def sample():
 
 
 def test_one_at_a_time_it_is_the_joint_law(sample):
-    x = sample(jax.random.key(0), jnp.zeros((ROWS, 3, 1)), jnp.ones((ROWS, 3), bool), 12)[..., 0]
+    x = sample(jax.random.key(0), jnp.zeros((ROWS, 3, 1)), jnp.ones((ROWS, 3), bool), 3)[..., 0]
     np.testing.assert_allclose(np.mean(x, 0), MEAN, atol=5 * (1.5 / ROWS) ** 0.5)
     np.testing.assert_allclose(np.cov(x, rowvar=False), COVARIANCE, atol=0.05)
 
@@ -73,5 +74,17 @@ def test_every_token_is_drawn_once_and_later_steps_draw_more(n, steps):
     np.testing.assert_array_equal(shares > 0, hidden)
     if n >= 16 and steps == 3:
         np.testing.assert_array_equal(
-            np.unique(shares[0], return_counts=True)[1], [2, 6, 8]
-        )  # of 16 (1 - cos(pi i / 6))
+            np.unique(shares[0], return_counts=True)[1], [3, 5, 8]
+        )  # 16 cos(pi i / 6), rounded down, are left
+    if n <= steps:
+        assert len(np.unique(shares[0])) == n  # one in each step
+
+
+@pytest.mark.parametrize(('n', 'steps', 'most'), [(256, 64, 7), (256, 256, 1), (64, 16, 6), (16, 16, 1), (3, 64, 1)])
+def test_no_step_is_empty_while_tokens_are_left(n, steps, most):
+    left = still_hidden(n, steps)
+    np.testing.assert_array_equal(left[[0, -1], :], [np.arange(n + 1), np.zeros(n + 1)])
+    drawn = left[:-1] - left[1:]
+    assert drawn[:, n].max() == most
+    empty = (drawn == 0) & (left[:-1] > 1)
+    assert not empty.any()
