@@ -4,8 +4,9 @@
     python -m mim_jax.main --config=configs/dit.py:xl2 --workdir=DIR --config.data.path=LATENTS
 
 Variants of pixels: tiny (digits, minutes on a laptop), cifar10 (32 pixels), s4, b4 and l4 (64 pixels, patches of 4). Of latents that tools.tokenize made with a
-run of configs/kl.py: cifar10_latents, and the paper's s2, b2, l2 and xl2 (32 x 32 for 256 pixels), of which XL has FID 2.27. Read by noise level, an
-unmasked DiT is also the encoder of DDAE (2303.09769).
+run of configs/kl.py: cifar10_latents, and the paper's s2, b2, l2 and xl2 (32 x 32 for 256 pixels), of which XL has FID 2.27: there with learned variances, norms
+without scale and bias, and latents drawn from the autoencoder's posterior where these are its means. Read by noise level, an unmasked DiT is also the encoder of
+DDAE (2303.09769).
 """
 
 from configs.base import base, vit
@@ -72,7 +73,7 @@ def get_config(variant: str = 'b4'):
         c.smaller = 'configs/dit.py:cifar10_latents'
         c.data.batch_size, c.condition.num_classes = 256, 1000
         c.optimizer.update(b2=0.999, weight_decay=0.0, clip=0.0)
-        c.schedule.update(lr=1e-4, end_lr=1e-4, warmup_steps=0, scale_lr_by=0)
+        c.schedule = dict(name='constant', lr=1e-4, warmup_steps=0, scale_lr_by=0)
         c.total_steps = 7_000_000 if variant == 'xl2' else 400_000
         c.evals.sampling.sampler.steps = c.evals.fidelity.sampler.steps = 250
     return c

@@ -2,7 +2,7 @@
 
     python -m mim_jax.main --config=configs/maskdit.py:b4 --workdir=DIR --config.data.path=/data/imagenet --config.condition.num_classes=1000
 
-Variants: those of dit.py; the paper's FID 2.28 is of xl2. The same with _unmasked is the last stage, which goes on from --config.init=DIR.
+Variants: those of dit.py; the paper's FID 2.28 is of xl2. The network is told the place of the noise in EDM's grid of levels, not log(sigma) / 4. The same with _unmasked is the last stage, which goes on from --config.init=DIR.
 """
 
 from configs.dit import LATENTS, SMALL
@@ -26,7 +26,7 @@ def get_config(variant: str = 'b4'):
     if unmasked:
         c.mask, c.init_part = dict(name='nothing'), 'all'
         del c.terms['reconstructed']
-        c.schedule.lr, c.schedule.end_lr = c.schedule.lr / 2, c.schedule.end_lr / 2
+        c.schedule.lr /= 2
         c.total_steps //= 40
         c.schedule.warmup_steps = min(c.schedule.warmup_steps, c.total_steps // 10)
     for each in (c.evals.sampling, c.evals.fidelity):

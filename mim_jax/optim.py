@@ -7,13 +7,14 @@ import jax
 import optax
 from jax import Array
 
-__all__ = ['adamw', 'schedule']  # what a config may name
+__all__ = ['adamw', 'constant', 'schedule']  # what a config may name
 
 # Ordered (path regex, weight decay multiplier); the first match counts.
 DECAY_RULES = (
     (r'(bias|scale)$', 0.0),
     (r'(token|registers?|query|codebook)$', 0.0),
     (r'positions?(/|$)|pos_embed', 0.0),
+    (r'^head/.+/', 0.0),  # a head that is a network of its own (MAR, arXiv 2406.11838)
     (r'.*', 1.0),
 )
 BLOCK = r'encoder/.*?block_(\d+)'
@@ -30,7 +31,7 @@ def by_path(params, rule: Callable[[str], float]):
 
 
 def decay_rule(path: str) -> float:
-    """Weight decay multiplier of a parameter: 0 for norms, biases, positions and tokens."""
+    """Weight decay multiplier of a parameter: 0 for norms, biases, positions, tokens and MAR's small network."""
     return next(value for regex, value in DECAY_RULES if re.search(regex, path))
 
 
@@ -56,11 +57,22 @@ def schedule(
     *, lr: float, batch_size: int, total_steps: int, warmup_steps: int = 0, end_lr: float = 0.0, scale_lr_by: int = 256
 ) -> optax.Schedule:
     """Linear warm-up from 0 and cosine to `end_lr`; the peak is lr * batch_size / scale_lr_by (0: lr as it is), arXiv 1706.02677."""
-    peak = lr * batch_size / scale_lr_by if scale_lr_by else lr
-    warmup_steps = min(warmup_steps, max(total_steps - 1, 0))
+    peak, warmup_steps = _peak(lr, batch_size, scale_lr_by), min(warmup_steps, max(total_steps - 1, 0))
     return optax.warmup_cosine_decay_schedule(
         0.0 if warmup_steps else peak, peak, warmup_steps, max(total_steps, warmup_steps + 1), end_lr
     )
+
+
+def constant(
+    *, lr: float, batch_size: int, total_steps: int, warmup_steps: int = 0, scale_lr_by: int = 256
+) -> optax.Schedule:
+    """Linear warm-up from 0 to the peak of `schedule`, which stays."""
+    peak, warmup_steps = _peak(lr, batch_size, scale_lr_by), min(warmup_steps, max(total_steps - 1, 0))
+    return optax.warmup_constant_schedule(0.0 if warmup_steps else peak, peak, warmup_steps)
+
+
+def _peak(lr: float, batch_size: int, scale_lr_by: int) -> float:
+    return lr * batch_size / scale_lr_by if scale_lr_by else lr
 
 
 def adamw(params, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.05, clip: float = 0.0,

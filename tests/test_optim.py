@@ -88,6 +88,15 @@ def test_schedule_is_linear_then_cosine():
     )
 
 
+@pytest.mark.parametrize('batch', [256, 1024])
+def test_a_constant_rate_stays_at_the_peak_of_the_batch(batch):
+    rate = optim.constant(lr=1e-4, batch_size=batch, total_steps=100, warmup_steps=10)
+    np.testing.assert_allclose(
+        [rate(s) for s in (0, 5, 10, 50, 100)], 1e-4 * batch / 256 * np.array([0, 0.5, 1, 1, 1]), rtol=1e-6
+    )
+    assert float(optim.constant(lr=0.5, batch_size=7, total_steps=9, scale_lr_by=0)(0)) == 0.5
+
+
 def test_schedule_of_a_run_shorter_than_its_warmup():
     rate = optim.schedule(lr=1.0, batch_size=256, total_steps=5, warmup_steps=100)
     assert float(rate(4)) == 1.0
