@@ -13,8 +13,10 @@ from mim_jax.models.positions import Positions
 from mim_jax.models.vit import token_init
 
 
-def _head(module, x, width):
-    return nn.Dense(width, dtype=module.dtype, kernel_init=xavier, name='head')(x).astype(jnp.float32)
+def _head(module, x, width, condition=None):
+    """The last layer; told a condition, it starts at zero, as the gates do (DiT, arXiv 2212.09748)."""
+    init = xavier if condition is None else nn.initializers.zeros
+    return nn.Dense(width, dtype=module.dtype, kernel_init=init, name='head')(x).astype(jnp.float32)
 
 
 def _blocks(module):
@@ -52,7 +54,7 @@ class _Decoder(nn.Module):
         x = LayerNorm(self.eps, name='norm')(x)
         if condition is not None:
             x = modulate(x, *Modulation(2, self.dtype, name='modulation')(condition))
-        return _head(self, x, width)
+        return _head(self, x, width, condition)
 
     def _positions(self):
         return Positions(self.width, self.positions, self.grid, name='positions')
@@ -118,8 +120,8 @@ class Linear(nn.Module):
     def __call__(self, z, pos_seen, pos_asked, width, *, valid_seen=None, valid_asked=None, condition=None):
         z = z[:, z.shape[1] - pos_seen.shape[1] :].astype(self.dtype)
         if self.seen:
-            return _head(self, z, width)
+            return _head(self, z, width, condition)
         same = jnp.all(pos_asked[:, :, None] == pos_seen[:, None], -1)  # bool[B, T, K]
         if valid_seen is not None:
             same &= valid_seen[:, None]
-        return _head(self, jnp.einsum('btk,bkd->btd', same.astype(z.dtype), z), width)
+        return _head(self, jnp.einsum('btk,bkd->btd', same.astype(z.dtype), z), width, condition)
