@@ -3,15 +3,18 @@
     python -m mim_jax.main --config=configs/microdit.py:b4 --workdir=DIR --config.data.path=/data/imagenet --config.condition.num_classes=1000
     python -m mim_jax.main --config=configs/microdit.py:b4_unmasked --workdir=DIR2 --config.init=DIR ...
 
-Variants: those of maskdit.py. Told a class, not a text, and without the mixture of experts of the paper's XL.
+Variants: those of maskdit.py; the paper's is xl2. Told a class, not a text, without the mixture of experts, and all blocks are alike, where the paper's grow with depth.
 """
 
 from configs.base import vit
+from configs.dit import LATENTS, SMALL
 from configs.maskdit import get_config as maskdit
 
 
 def get_config(variant: str = 'b4'):
     c = maskdit(variant)
+    if variant.startswith('xl2'):
+        c.encoder.width = 1024
     c.noise.times.mean = -0.6
     if c.mask.name == 'random':
         c.mask.ratio = 0.75
@@ -21,4 +24,20 @@ def get_config(variant: str = 'b4'):
     if c.dtype == 'float32':
         c.mixer.depth = 2
     c.predictor = dict(name='Linear')
+    plain = variant.removesuffix('_unmasked')
+    if plain == 'xl2':
+        c.mixer.update(width=768, heads=12)
+    if plain in LATENTS and plain not in SMALL:
+        latents(c, unmasked=plain != variant)
     return c
+
+
+def latents(c, unmasked: bool) -> None:
+    """The paper's recipe at 256 pixels."""
+    c.noise.spread, c.data.batch_size = 0.9, 2048
+    c.optimizer.update(weight_decay=0.1, clip=0.25)
+    if unmasked:
+        c.schedule.lr, c.total_steps = 8e-5, 30_000
+    else:
+        c.schedule = dict(name='schedule', lr=2.4e-4, end_lr=8e-5, warmup_steps=2500, scale_lr_by=0)
+        c.total_steps = 250_000
