@@ -105,9 +105,15 @@ def _walk(schedule, spec: Mapping) -> Callable:
     """`(key, denoise_fn, x) -> x` of a sampler's name, its options, `steps` and `grid`."""
     options = dict(spec)
     steps, grid = needed(options, 'steps'), options.pop('grid', 'even')
+    if steps < 1:
+        raise InputError(f'evals, sampler: steps={steps}: it takes one or more')
     times = build.part(
         'noise', dict(name=grid), where='evals, sampler, grid', bind=False, schedule=schedule, steps=steps
     )
+    if options.get('variable') == 'ratio' and schedule.level(times[0])[0] == 0:
+        raise InputError(
+            "evals, sampler: variable='ratio' divides by alpha, which is 0 at the first time of this schedule: use variable='time' or grid='rooted'"
+        )
     return build.part('samplers', options, where='evals, sampler', schedule=schedule, times=times)
 
 

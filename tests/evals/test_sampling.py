@@ -64,6 +64,7 @@ def test_a_sheet_has_a_column_for_each_class():
 
 @pytest.mark.parametrize(('spec', 'why'), [
     (dict(name='ddpm', steps=4), "has no 'ddpm'"), (dict(name='ddim'), "'ddim' needs steps=..."), (dict(name='random_order', steps=4), "'random_order' is not one for the objective type"), (dict(name='ddim', steps=4, grid='odd'), "has no 'odd'"),
+    (dict(name='ddim', steps=0), 'steps=0: it takes one or more'), (dict(name='ode', steps=4, variable='ratio'), "'ratio' divides by alpha, which is 0"),
     (dict(name='ddim', steps=4, etta=1.0), "etta: ddim takes no such option. Did you mean 'eta'"),
 ], ids=str)  # fmt: skip
 def test_a_sampler_that_cannot_be_is_named(spec, why):
