@@ -49,13 +49,12 @@ def main(_):
     data = inputs.Data(config, Path(RUN.value), build.augment(config)).labelled
     batch = next(iter(data.val(ROWS.value, count=ROWS.value)))
     given, whole = batch['ids'], np.ones_like(batch['ids'], bool)
-    real = batch['segment'] > 0
     nats = jax.jit(lambda batch: judge.apply({'params': theirs}, batch, jax.random.key(0), None, method='nats'))
 
     def measure(ids, segment):
         rows = dict(ids=jnp.asarray(ids), segment=jnp.asarray(segment, jnp.int32), valid=jnp.ones(len(ids), bool))
         found, tokens = nats(rows)
-        return float(found.sum() / tokens.sum()), statistics(np.asarray(ids), given, real)
+        return float(found.sum() / tokens.sum()), statistics(np.asarray(ids), given, batch['segment'])
 
     print('| sampler | steps | nats under the judge | bits of unigrams | bigrams apart |\n|---|---|---|---|---|')
     own, stats = measure(given, batch['segment'])

@@ -113,7 +113,7 @@ def generation(
         given, segment = batch['ids'], batch.get('segment', np.ones_like(batch['ids'])) * batch['valid'][:, None]
         label = np.arange(rows, dtype=np.int32) % classes if classes else None
         drawn = run(params, seed, np.zeros((rows, given.shape[1]), np.int32), True, label)
-        found = statistics(drawn, given, segment > 0)
+        found = statistics(drawn, given, segment)
         if data.decode is None:
             return found
         shown = data.decode(drawn)
@@ -143,13 +143,19 @@ def generation(
     return evaluate
 
 
-def statistics(samples: np.ndarray, given: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """Entropies in bits of the unigrams and bigrams of i32[R, N] samples and of what is real bool[R, N] of the data, and the total
-    variation between both."""
+def statistics(samples: np.ndarray, given: np.ndarray, segment: np.ndarray) -> dict[str, float]:
+    """Entropies in bits of the unigrams and bigrams of i32[R, N] samples and of data i32[R, N], and the total variation between both.
+
+    Args:
+        segment: i32[R, N], which document of its row a token of the data belongs to, 0 = none. No bigram is of two documents.
+    """
     found = {}
     for name, width in (('unigram', 1), ('bigram', 2)):
-        grams = [np.lib.stride_tricks.sliding_window_view(x, width, 1) for x in (samples, given, real)]
-        grams = [grams[0].reshape(-1, width), grams[1][grams[2].all(-1)]]
+        grams = [np.lib.stride_tricks.sliding_window_view(x, width, 1) for x in (samples, given, segment)]
+        grams = [
+            grams[0].reshape(-1, width),
+            grams[1][(grams[2] > 0).all(-1) & (grams[2] == grams[2][..., :1]).all(-1)],
+        ]
         kinds, place = np.unique(np.concatenate(grams), axis=0, return_inverse=True)
         parts = np.split(place.ravel(), [len(grams[0])])
         p, q = (np.bincount(part, minlength=len(kinds)) / max(len(part), 1) for part in parts)

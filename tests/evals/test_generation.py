@@ -36,6 +36,14 @@ def test_the_autoregressive_model_writes_too_and_fills_nothing():
     assert 'sample' in found and 'infilling' not in found
 
 
+def test_no_bigram_of_the_data_is_of_two_documents():
+    given, segment = np.array([[0, 1, 0, 1, 2, 2]]), np.array([[1, 1, 2, 2, 0, 0]])
+    found = statistics(np.array([[0, 1, 0]]), given, segment)
+    assert found['eval/data_bigram_bits'] == 0  # 0 1 alone, twice
+    assert found['eval/data_unigram_bits'] == pytest.approx(1.0)
+    assert found['eval/bigram_distance'] == pytest.approx(0.5)
+
+
 def test_pictures_have_a_column_for_each_class():
     class Pictures(Texts):
         def decode(self, rows):
