@@ -47,10 +47,12 @@ def fidelity(
         seed: of both.
 
     Raises:
-        InputError: data without labels.
+        InputError: data without labels, or 3 or fewer samples or, when it is called, validation records.
     """
     if not data.num_classes:
         raise InputError('evals.fidelity needs labels, to train the classifier it judges samples by')
+    if samples <= NEIGHBOURS:
+        raise InputError(f'evals.fidelity.samples={samples}: it has to be more than {NEIGHBOURS}')
     field, draw = drawn(objective, data, sampler, samples, batch_size, seed)
     encoder = (
         build.part('models', judge, where='evals.fidelity.judge') if judge else objective.encoder.clone(parent=None)
@@ -156,7 +158,16 @@ def frechet(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) 
 
 
 def manifold(reference: np.ndarray, x: np.ndarray, k: int = NEIGHBOURS) -> float:
-    """Share of x f64[n, D] that lies within the distance to its k-th neighbour of some reference f64[m, D] (arXiv 1904.06991)."""
+    """Share of x f64[n, D] that lies within the distance to its k-th neighbour of some reference f64[m, D] (arXiv 1904.06991).
+
+    Raises:
+        InputError: there are no k neighbours.
+    """
+    if len(reference) <= k:
+        raise InputError(
+            f'evals.fidelity: precision and recall are those of {k} neighbours, and need more than {k} samples and more than {k} '
+            f'validation records; there are {len(reference)}'
+        )
     radius = np.sort(spatial.distance.cdist(reference, reference), 1)[:, k]
     return float((spatial.distance.cdist(x, reference) <= radius).any(1).mean())
 

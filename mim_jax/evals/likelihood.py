@@ -27,7 +27,7 @@ def likelihood(
         draws: masks of each row, 2 or more.
         batch_size: rows at once, each `draws` times.
         mask: options of `masks.absorbing`. None = by counts, whose estimate varies least, or as in training where the network is told the
-            level: there the bounds of other schedules are those of other models.
+            level: there a bound by counts, or of steps, is that of another model. In continuous time schedules differ by `eps` alone.
         seed: of the masks.
     """
     exact = objective.exact

@@ -126,6 +126,10 @@ def test_fidelity_names_what_it_is_of():
     assert 0 <= found['eval/class_agreement'] <= 1 and found['eval/frechet'] > 0
     with pytest.raises(InputError, match='needs labels'):
         fidelity(objective, Texts(num_classes=0), sampler=dict(name='confidence', steps=2))
+    with pytest.raises(InputError, match='samples=3: it has to be more than 3'):
+        measure(samples=3)
+    with pytest.raises(InputError, match='more than 3 validation records; there are 3'):
+        manifold(np.eye(3), np.eye(5)[:, :3])
 
 
 class Greys(Texts):
