@@ -13,6 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 pause=${PAUSE:-30} # seconds
 attempt=$(date +%s)
 failures=0
+restarts=0 # of a run that stopped while its TPU stayed
 trap 'echo "The TPU goes on. Run this again to follow it, or end it: ${delete[*]}" >&2; exit 130' INT
 
 state() { # of the queued resource: NONE where there is none, UNKNOWN where gcloud cannot tell
@@ -66,10 +67,15 @@ while true; do
           attempt=$((attempt + 1))
           sleep "$pause"
           ;;
-        *) # a host that lost the others ends like one that failed; the resource tells which it was
+        *) # a host that lost the others, by a preemption, a reboot or the network, ends like one that failed
           failures=0
           sleep "$((4 * pause))"
-          [ "$(state)" != ACTIVE ] || finish "$((status - 64))" 'the run had to stop'
+          if [ "$(state)" = ACTIVE ]; then
+            [ "$restarts" -lt 10 ] || finish "$((status - 64))" 'the run had to stop, for the eleventh time'
+            restarts=$((restarts + 1))
+            echo "exit status $((status - 64)): started anew, $restarts of 10 times" >&2
+          fi
+          attempt=$((attempt + 1))
           ;;
       esac
       ;;

@@ -21,6 +21,7 @@ from mim_jax.errors import InputError, RunError
 from mim_jax.tools import launch_buckets as buckets
 from mim_jax.tools import launch_scripts as scripts
 from mim_jax.tools.launch_job import Job, job_of, option, run_words, slice_of
+from mim_jax.tools.launch_kubernetes import KUBERNETES
 
 TPU = 'docs.cloud.google.com/tpu/docs'
 GKE = 'docs.cloud.google.com/kubernetes-engine/docs'
@@ -190,7 +191,7 @@ def gke(job: Job) -> Launch:
         docs=GKE,
         **buckets.of_pods(job),
     )
-    files = {name: text.format(**keys) for name, text in scripts.KUBERNETES.items()}
+    files = {name: text.format(**keys) for name, text in KUBERNETES.items()}
     return Launch(files, 'kubectl apply -f DIR', [*pools, *once, 'kubectl apply -f DIR'])
 
 

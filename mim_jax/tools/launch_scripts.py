@@ -121,6 +121,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 pause=${PAUSE:-30} # seconds
 attempt=$(date +%s)
 failures=0
+restarts=0 # of a run that stopped while its TPU stayed
 trap 'echo "The TPU goes on. Run this again to follow it, or end it: ${delete[*]}" >&2; exit 130' INT
 
 state() { # of the queued resource: NONE where there is none, UNKNOWN where gcloud cannot tell
@@ -174,10 +175,15 @@ while true; do
           attempt=$((attempt + 1))
           sleep "$pause"
           ;;
-        *) # a host that lost the others ends like one that failed; the resource tells which it was
+        *) # a host that lost the others, by a preemption, a reboot or the network, ends like one that failed
           failures=0
           sleep "$((4 * pause))"
-          [ "$(state)" != ACTIVE ] || finish "$((status - 64))" 'the run had to stop'
+          if [ "$(state)" = ACTIVE ]; then
+            [ "$restarts" -lt 10 ] || finish "$((status - 64))" 'the run had to stop, for the eleventh time'
+            restarts=$((restarts + 1))
+            echo "exit status $((status - 64)): started anew, $restarts of 10 times" >&2
+          fi
+          attempt=$((attempt + 1))
           ;;
       esac
       ;;
@@ -197,133 +203,6 @@ case "${{1:-workload}}" in
 esac
 """
 
-KUEUE = """\
-# Quota for the job, and the queue it waits in; leave it out where the cluster has a queue, and say queue=NAME.
-# Written by mim_jax.tools.launch, after
-#   kueue.sigs.k8s.io/docs/tasks/manage/administer_cluster_quotas
-#   {docs}/tutorials/tpu-multislice-kueue
-apiVersion: kueue.x-k8s.io/v1beta2
-kind: ResourceFlavor
-metadata:
-  name: {queue}
-spec:
-  nodeLabels:
-    cloud.google.com/gke-tpu-accelerator: {node}
-    cloud.google.com/gke-tpu-topology: {topology}
----
-apiVersion: kueue.x-k8s.io/v1beta2
-kind: ClusterQueue
-metadata:
-  name: {queue}
-spec:
-  namespaceSelector: {{}}
-  resourceGroups:
-    - coveredResources: [google.com/tpu]
-      flavors:
-        - name: {queue}
-          resources:
-            - name: google.com/tpu
-              nominalQuota: {chips}
----
-apiVersion: kueue.x-k8s.io/v1beta2
-kind: LocalQueue
-metadata:
-  name: {queue}
-  namespace: default
-spec:
-  clusterQueue: {queue}
-"""
-
-JOBSET = """\
-# The job as a JobSet (v0.10 or newer): a replica for each slice, a pod for each host.
-# Written by mim_jax.tools.launch, after
-#   jobset.sigs.k8s.io/docs/tasks/tpu_multislice
-#   kueue.sigs.k8s.io/docs/tasks/run/jobsets
-#   {docs}/how-to/tpu-multislice
-#   {docs}/concepts/plan-tpus
-#   {docs}/concepts/spot-vms
-#   {docs}/how-to/cloud-storage-fuse-csi-driver-setup
-#   {docs}/how-to/cloud-storage-fuse-csi-driver-ephemeral
-# Each slice is a node pool of its own:
-{pools}{notes}
-apiVersion: jobset.x-k8s.io/v1alpha2
-kind: JobSet
-metadata:
-  name: {name}
-  labels:
-    kueue.x-k8s.io/queue-name: {queue}
-  annotations:
-    alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
-spec:
-  failurePolicy:
-    maxRestarts: 10
-    rules:
-      - name: wrongConfig
-        action: FailJobSet
-        onJobFailureReasons: [PodFailurePolicy]
-        onJobFailureMessagePatterns: ["exit code 2 "]
-      - name: failed # counted, not final: a host that lost the others ends like this too
-        action: RestartJobSet
-        onJobFailureReasons: [PodFailurePolicy]
-      - name: preempted
-        action: RestartJobSetAndIgnoreMaxRestarts
-  replicatedJobs:
-    - name: slice
-      replicas: {slices}
-      template:
-        spec:
-          parallelism: {hosts}
-          completions: {hosts}
-          completionMode: Indexed
-          backoffLimit: 0
-          podFailurePolicy:
-            rules:
-              - action: Count
-                onPodConditions:
-                  - type: DisruptionTarget
-              - action: FailJob
-                onExitCodes:
-                  containerName: job
-                  operator: In
-                  values: [2]
-              - action: FailJob
-                onExitCodes:
-                  containerName: job
-                  operator: NotIn
-                  values: [143]
-          template:{annotations}
-            spec:{account}
-              restartPolicy: Never
-              hostNetwork: true
-              dnsPolicy: ClusterFirstWithHostNet
-              terminationGracePeriodSeconds: 120
-              nodeSelector:
-                cloud.google.com/gke-tpu-accelerator: {node}
-                cloud.google.com/gke-tpu-topology: {topology}{spot_node}
-              containers:
-                - name: job
-                  image: {image}
-                  command:
-                    - bash
-                    - -c
-                    - |
-{script}
-                  securityContext:
-                    privileged: true
-                  resources:
-                    limits:
-                      google.com/tpu: {chips_per_host}
-                  volumeMounts:
-                    - name: shared-memory
-                      mountPath: /dev/shm{bucket_mounts}
-              volumes:
-                - name: shared-memory # decoders of video and reading processes need more than the 64 MB of a container
-                  emptyDir:
-                    medium: Memory{bucket_volumes}
-"""
-
-KUBERNETES = {'jobset.yaml': JOBSET, 'kueue.yaml': KUEUE}
-
 SKYPILOT = """\
 # A managed job: SkyPilot finds the TPU, and another one when it is taken away; the same command goes on.
 # Written by mim_jax.tools.launch, after
@@ -341,6 +220,7 @@ resources:
   use_spot: {use_spot}
   job_recovery:
     recover_on_exit_codes: [143] # preempted, and saved
+    max_restarts_on_errors: 3 # of all other kinds, for a host that lost the others ends like one that failed
 
 setup: |
 {setup}
@@ -371,6 +251,8 @@ srun --kill-on-bad-exit=1 {doctor}
 status=0
 srun --wait=300 {run} || status=$?
 if [ "$status" -eq 143 ]; then # told to stop, by preemption or 180 s before the time is up, and saved
+  scontrol requeue "$SLURM_JOB_ID"
+elif [ "$status" -eq 1 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 10 ]; then # a host may have lost the others
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

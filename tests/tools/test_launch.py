@@ -264,7 +264,7 @@ def test_the_task_of_skypilot_fits_its_schema(tmp_path):
         accelerators='tpu-v6e-64',
         accelerator_args=dict(runtime_version='v2-alpha-tpuv6e'),
         use_spot=True,
-        job_recovery=dict(recover_on_exit_codes=[143]),
+        job_recovery=dict(recover_on_exit_codes=[143], max_restarts_on_errors=3),
     )
 
 

@@ -68,13 +68,17 @@ def wait_for(path: Path, lines: int = 1) -> None:
         time.sleep(0.05)
 
 
-def test_slurm_requeues_what_saved_and_nothing_else(tmp_path, machine):
+def test_slurm_requeues_what_saved_and_a_few_times_what_stopped(tmp_path, machine):
     script = on_machine('slurm', tmp_path)
-    for status, requeued in ((0, False), (1, False), (2, False), (143, True)):
+    for status, restarts, requeued in ((0, 0, 0), (1, 10, 0), (2, 0, 0), (137, 0, 0), (143, 99, 1), (1, 9, 2)):
         (tmp_path / 'status').write_text(str(status))
-        done = bash(script, machine, tmp_path, SLURM_CPUS_PER_TASK='8', SLURM_JOB_ID='7')
-        assert (done.returncode, (tmp_path / 'requeued').exists()) == (status, requeued)
-    assert (tmp_path / 'requeued').read_text() == 'requeue 7\n'
+        slurm = dict(SLURM_CPUS_PER_TASK='8', SLURM_JOB_ID='7', SLURM_RESTART_COUNT=str(restarts))
+        assert bash(script, machine, tmp_path, **slurm).returncode == status
+        asked = (tmp_path / 'requeued').read_text() if (tmp_path / 'requeued').exists() else ''
+        assert asked == 'requeue 7\n' * requeued
+    slurm.pop('SLURM_RESTART_COUNT')  # as at the first start
+    assert bash(script, machine, tmp_path, **slurm).returncode == 1
+    assert (tmp_path / 'requeued').read_text() == 'requeue 7\n' * 3
 
 
 def test_a_worker_is_followed_and_not_started_twice(tmp_path, machine):
@@ -150,7 +154,7 @@ def test_a_preempted_queued_resource_is_made_again(cloud):
     assert ended == (0, ['create', 'ssh', 'delete', 'create', 'ssh', 'delete'])
 
 
-@pytest.mark.parametrize(('end', 'status'), [('66', 2), ('138', 74), ('65', 1), ('201', 137)])
+@pytest.mark.parametrize(('end', 'status'), [('66', 2), ('138', 74)])
 def test_a_queued_run_that_cannot_go_on_stops(cloud, end, status):
     assert cloud('NONE ACTIVE', end) == (status, ['create', 'ssh', 'delete'])
 
@@ -158,6 +162,18 @@ def test_a_queued_run_that_cannot_go_on_stops(cloud, end, status):
 def test_a_host_that_lost_the_others_to_a_preemption_goes_on(cloud):
     ended = cloud('ACTIVE SUSPENDED SUSPENDED NONE ACTIVE', ends='65 0')
     assert ended == (0, ['ssh', 'delete', 'create', 'ssh', 'delete'])
+
+
+@pytest.mark.parametrize(('end', 'status'), [('65', 1), ('201', 137)])
+def test_a_run_that_stops_while_its_tpu_stays_is_started_anew_but_not_for_ever(cloud, tmp_path, end, status):
+    assert cloud('ACTIVE', ends=f'{end} {end} 0') == (0, ['ssh', 'ssh', 'ssh', 'delete'])
+    assert len(set(attempts(tmp_path))) == 3
+    assert cloud('ACTIVE', ends=end) == (status, [*['ssh'] * 11, 'delete'])
+
+
+def test_lost_connections_and_preemptions_do_not_count_as_stops(cloud):
+    ends = ' '.join(['65 255 207'] * 10)
+    assert cloud('ACTIVE', ends=f'{ends} 0') == (0, [*['ssh'] * 31, 'delete'])
 
 
 def test_a_run_that_saved_while_its_tpu_stays_is_started_anew(cloud, tmp_path):
