@@ -169,10 +169,15 @@ def hardware(job: Job) -> list[str]:
 def gke(job: Job) -> Launch:
     """A JobSet in a queue of Kueue, and the queue."""
     of, region = slice_of(job.accelerator), job.zone.rpartition('-')[0]
-    pools = [
+    placed = f'--placement-policy={job.name}' if of.family.policy else f'--tpu-topology={of.topology}'
+    policy = (
+        f'gcloud compute resource-policies create workload-policy {job.name} --project={job.project} --region={region}'
+        f' --type=HIGH_THROUGHPUT --accelerator-topology={of.topology}'
+    )
+    pools = [policy] * (of.family.policy and of.hosts > 1) + [
         f'gcloud container node-pools create {job.name}-{n} --project={job.project} --cluster={job.cluster} --location={region}'
         f' --node-locations={job.zone} --machine-type={of.family.machine}-{of.chips // of.hosts}t'
-        + (f' --tpu-topology={of.topology}' if of.hosts > 1 else '')
+        + f' {placed}' * (of.hosts > 1)
         + f' --num-nodes={of.hosts}'
         + (' --spot' if job.spot else '')
         for n in range(job.slices)
@@ -197,8 +202,9 @@ def gke(job: Job) -> Launch:
 
 def xpk(job: Job) -> Launch:
     """A workload of xpk, which makes a JobSet of its own; what it runs is one line."""
-    chips = slice_of(job.accelerator).chips
-    hosts = max(1, chips // 4) * job.slices  # its nodes never have eight chips
+    of = slice_of(job.accelerator)
+    hosts = max(1, of.chips // 4) * job.slices  # its nodes never have eight chips
+    whole_nodes = ['--no-use-parallel-containers'] * (of.family.chip == 'tpu7x')  # one process for all chips of a host
     at = [f'--cluster={job.cluster}', *location(job)]
     tpus = f'--tpu-type={job.accelerator} --num-slices={job.slices}'.split()
     attach = buckets.attach(job, at)
@@ -207,6 +213,7 @@ def xpk(job: Job) -> Launch:
         **attach,
         workload=['xpk', 'workload', 'create', *at, *tpus, f'--workload={job.name}', f'--docker-image={job.image}']
         + [f'--storage={words[3]}' for words in attach.values()]
+        + whole_nodes
         + '--max-restarts=50 --restart-on-exit-codes=1 --termination-grace-period-seconds=120'.split()
         + [f'--command={scripts.one_line(scripts.whole(job, hosts, buckets.check(job)))}'],
     )

@@ -12,19 +12,24 @@ from mim_jax.tools.topology import CHIPS, volume
 
 @dataclass(frozen=True)
 class Family:
-    """What Google Cloud calls a generation of TPUs (docs.cloud.google.com/tpu/docs: v4, v5e, v5p, v6e, runtimes)."""
+    """What Google Cloud calls a generation of TPUs (docs.cloud.google.com/tpu/docs: v4, v5e, v5p, v6e, tpu7x, runtimes; for tpu7x also
+    docs.cloud.google.com/kubernetes-engine/docs/concepts/tpu-ironwood).
+    """
 
     chip: str  # in CHIPS
-    runtime: str  # of Cloud TPU VMs
+    runtime: str  # of Cloud TPU VMs; '' = there are none
     node: str  # label of GKE nodes
     machine: str  # of GKE nodes, less the chips
+    policy: bool = False  # whether GKE places several hosts by a workload policy
+    xpk_from: int = 1  # chips (github.com/AI-Hypercomputer/xpk: src/xpk/core/system_characteristics.py)
 
 
 FAMILIES = {
     'v4': Family('v4', 'tpu-ubuntu2204-base', 'tpu-v4-podslice', 'ct4p-hightpu'),
-    'v5litepod': Family('v5e', 'v2-alpha-tpuv5-lite', 'tpu-v5-lite-podslice', 'ct5lp-hightpu'),
+    'v5litepod': Family('v5e', 'v2-alpha-tpuv5-lite', 'tpu-v5-lite-podslice', 'ct5lp-hightpu', xpk_from=8),
     'v5p': Family('v5p', 'v2-alpha-tpuv5', 'tpu-v5p-slice', 'ct5p-hightpu'),
     'v6e': Family('v6e', 'v2-alpha-tpuv6e', 'tpu-v6e-slice', 'ct6e-standard'),
+    'tpu7x': Family('tpu7x', '', 'tpu7x', 'tpu7x-standard', policy=True),
 }
 
 
@@ -76,7 +81,8 @@ DEFAULTS = {  # of a target, where those of Job make no sense
     'slurm': dict(command=Job.command.replace('gs://BUCKET', 'runs')),
 }
 ONE_SLICE = ('tpu_vm', 'tpu_pod', 'skypilot')
-ON_TPUS = (*ONE_SLICE, 'queued', 'gke', 'xpk')
+ON_GKE = ('gke', 'xpk')
+ON_TPUS = (*ONE_SLICE, 'queued', *ON_GKE)
 NO_BUCKETS = {
     'slurm': 'the nodes of SLURM share a file system, so name a folder of it',
     'colab': 'name a folder of Drive, or of a bucket that a cell of yours mounts',
@@ -211,7 +217,16 @@ def check_tpu(target: str, job: Job) -> None:
     Raises:
         InputError: one of these.
     """
-    hosts, workdir = slice_of(job.accelerator).hosts, option(words(job), 'workdir')
+    of, workdir = slice_of(job.accelerator), option(words(job), 'workdir')
+    hosts, family = of.hosts, of.family
+    if not family.runtime and target not in ON_GKE:
+        raise InputError(
+            f'accelerator={job.accelerator}: there are no Cloud TPU VMs of it, so take {" or ".join(ON_GKE)}'
+        )
+    if target == 'xpk' and of.chips < family.xpk_from:
+        raise InputError(
+            f'accelerator={job.accelerator}: xpk has those of {family.xpk_from} chips and more, so take gke'
+        )
     if target == 'tpu_vm' and hosts > 1:
         raise InputError(f'accelerator={job.accelerator}: it has {hosts} hosts, so take tpu_pod or queued')
     if job.slices > 1 and target in ONE_SLICE:

@@ -64,6 +64,8 @@ def test_scripts_are_clean(tmp_path, keys, literal):
         ('v5p-16', 8, '2x2x2', 2),
         ('v5p-128', 64, '4x4x4', 16),
         ('v4-1024', 512, '8x8x8', 128),
+        ('tpu7x-8', 4, '2x2x1', 1),
+        ('tpu7x-16', 8, '2x2x2', 2),
     ],
 )
 def test_topologies(accelerator, chips, topology, hosts):
@@ -77,6 +79,10 @@ def test_topologies(accelerator, chips, topology, hosts):
         (['gke', 'accelerator=v5e-16'], 'v5e is called v5litepod'),
         (['gke', 'accelerator=h100-8'], 'one of v4-N, v5litepod-N, v5p-N, v6e-N'),
         (['gke', 'accelerator=v6e-24'], 'the sizes of v6e are 1, 4, 8, 16, 32, 64, 128, 256'),
+        (['xpk', 'accelerator=v5litepod-4'], 'xpk has those of 8 chips and more, so take gke'),
+        (['xpk', 'accelerator=v5litepod-1'], 'xpk has those of 8 chips and more, so take gke'),
+        (['queued', 'accelerator=tpu7x-8'], 'there are no Cloud TPU VMs of it, so take gke or xpk'),
+        (['skypilot', 'accelerator=tpu7x-8'], 'there are no Cloud TPU VMs of it, so take gke or xpk'),
         (['gke', 'accelerator=v5p-9'], 'it counts cores, 2 a chip'),
         (['tpu_vm', 'accelerator=v5litepod-16'], 'it has 4 hosts, so take tpu_pod or queued'),
         (['tpu_pod', 'slices=2'], 'take queued, gke or xpk'),
@@ -213,6 +219,23 @@ def test_the_jobset_fits_its_schema(tmp_path):
     (container,) = pod(jobset)['containers']
     assert container['resources'] == dict(limits={'google.com/tpu': 4}) and container['image'] == 'a.example/b@sha256:1'
     assert '--hosts=48' in container['command'][-1]
+
+
+def test_several_hosts_of_tpu7x_are_placed_by_a_policy(tmp_path, capsys):
+    assert main(['gke', 'accelerator=tpu7x-16', 'slices=2', 'name=iron', '--dry_run']) == 0
+    policy, *pools = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith('gcloud') and 'iron' in line
+    ]
+    assert 'create workload-policy iron ' in policy and policy.endswith('--accelerator-topology=2x2x2')
+    assert len(pools) == 2 and all(
+        '--machine-type=tpu7x-standard-4t --placement-policy=iron --num-nodes=2' in pool for pool in pools
+    )
+    files = written(tmp_path, 'gke', 'accelerator=tpu7x-8') | written(tmp_path, 'xpk', 'accelerator=tpu7x-16')
+    assert not re.search('workload-policy|placement-policy|tpu-topology=', files['gke/jobset.yaml'])  # of one host
+    (container,) = pod(yaml.safe_load(files['gke/jobset.yaml']))['containers']
+    assert container['resources'] == dict(limits={'google.com/tpu': 4})
+    workload = commands(files['xpk/run.sh'])['workload']
+    assert {'--tpu-type=tpu7x-16', '--no-use-parallel-containers'} < set(workload) and '--hosts=2 ' in workload[-1]
 
 
 def test_on_demand_pods_ask_for_no_spot_nodes(tmp_path):
