@@ -1,11 +1,12 @@
 """Several hosts as one run: whether there are several, how they meet, and what happens when one of them is lost.
 
 `start` comes before any other use of JAX. From then on a thread looks after the others: when one is lost or has stopped, this
-process ends too, within a minute, with one sentence that names it.
+process ends too, within a minute, with one sentence that names it. Another one sees when steps stop coming, though all are there.
 """
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import os
 import signal
@@ -28,7 +29,9 @@ SILENCE = 20  # seconds without a heartbeat after which a host counts as lost
 ROUND = 2.0  # seconds between two looks at the others
 LINGER = 5.0  # seconds that a host stays after it said why it stops, so that the others hear it
 SEEN = 30.0  # seconds in which a file of one host has to be there for the others
-LAST_WORDS = 'mim_jax/last_words'
+HANG = 600.0  # seconds without a step after which a host counts as hanging
+SLOW = 20  # usual steps that a slow one may take, where that is more
+LAST_WORDS, STEPS = 'mim_jax/last_words', 'mim_jax/steps'
 
 
 class Hosts:
@@ -46,6 +49,10 @@ class Hosts:
         self.looked = time.monotonic()  # when all others were last there
         self.ending: tuple[str, int] | None = None  # sentence and status, once this process is on its way out
         self.parted = False  # from the others, at the end of a run
+        self.step, self.begun = (
+            0,
+            (),
+        )  # the newest step that began here, and when those before it did since the last rest
         self._lock = threading.Lock()
 
     def watch(self) -> None:
@@ -74,27 +81,58 @@ class Hosts:
 
     def lost(self, numbers: list[int]) -> None:
         """Ends this process because hosts are silent."""
-        which = ' and '.join(f'host {number} ({self.names[number]})' for number in numbers[:4])
-        which += f' and {len(numbers) - 4} more' if len(numbers) > 4 else ''
         why = 'was lost: it' if len(numbers) == 1 else 'were lost: they'
-        self.leave(f'{which} {why} ended without a word, or the network did; the same command on all hosts goes on from the last checkpoint', 1)  # fmt: skip
+        self.leave(f'{self.called(numbers)} {why} ended without a word, or the network did; the same command on all hosts goes on from the last checkpoint', 1)  # fmt: skip
 
-    def stop_too(self, number: int, text: str, status: int) -> None:
+    def called(self, numbers: list[int]) -> str:
+        """The names of some hosts, as a sentence has them."""
+        which = ' and '.join(f'host {number} ({self.names[number]})' for number in numbers[:4])
+        return which + (f' and {len(numbers) - 4} more' if len(numbers) > 4 else '')
+
+    def watch_steps(self) -> None:
+        """Tells the others how far this host is, and ends this process when none of the steps that should come does.
+
+        Only amid steps: what else a run does may take long. The third step after a rest begins when the first one is done, which is when all
+        hosts are back.
+        """
+        from jax.errors import JaxRuntimeError
+
+        with contextlib.suppress(JaxRuntimeError):  # host 0 is gone, with its service, as `watch` sees too
+            while not self.parted:
+                time.sleep(ROUND)
+                step, begun = self.step, self.begun
+                self.client.key_value_set(f'{STEPS}/{self.number}', str(step), allow_overwrite=True)
+                if len(begun) > 2 and time.monotonic() - begun[-1] > max(HANG, SLOW * np.median(np.diff(begun))):
+                    self.hang(dict(self.client.key_value_dir_get(STEPS)), time.monotonic() - begun[-1])
+
+    def hang(self, told: dict[str, str], seconds: float) -> None:
+        """Ends this process, and the others, because the run hangs: {'mim_jax/steps/0': '7'} tells by whom."""
+        steps = [int(told.get(f'{STEPS}/{number}', 0)) for number in range(len(self.names))]
+        behind = [number for number, step in enumerate(steps) if step == min(steps)]
+        who = self.called(behind) if len(behind) < len(steps) else 'every host'
+        verb = 'hang' if 1 < len(behind) < len(steps) else 'hangs'
+        self.leave(f'{who} {verb}: the last step to begin there was {min(steps)}, {seconds:.0f} s ago or more; the log of each host has what it was at; '
+                   'the same command on all hosts goes on from the last checkpoint', 1, tell=True, trace=True)  # fmt: skip
+
+    def stop_too(self, number: int, text: str, status: int, trace: bool) -> None:
         """Ends this process because another one did, for the reason it gave."""
-        self.leave(f'host {number} ({self.names[number]}) stopped: {text}', status)
+        self.leave(f'host {number} ({self.names[number]}) stopped: {text}', status, trace=trace)
 
-    def leave(self, text: str, status: int, tell: bool = False) -> None:
+    def leave(self, text: str, status: int, tell: bool = False, trace: bool = False) -> None:
         """Ends this process with a sentence, without waiting for threads that wait for others.
 
         Args:
             text: the sentence.
             status: of the exit.
             tell: whether the others should be told, because the reason lies here.
+            trace: whether to show what all threads of all hosts are at.
         """
         if self._lock.acquire(blocking=False):
             self.ending = text, status
+            if trace:
+                faulthandler.dump_traceback()
             if tell and self.client:
-                words = json.dumps(dict(number=self.number, text=text, status=status))
+                words = json.dumps(dict(number=self.number, text=text, status=status, trace=trace))
                 with contextlib.suppress(Exception):  # host 0 may be gone, or another have been first
                     self.client.key_value_set(f'{LAST_WORDS}/first', words)
             if tell or self.number == 0:  # the service ends with host 0
@@ -189,6 +227,7 @@ def start(config, workdir: str, mode: str = 'train', timeout: float = JOIN) -> N
     )
     _ours.client = distributed.global_state.client
     threading.Thread(target=_ours.watch, name='hosts', daemon=True).start()
+    threading.Thread(target=_ours.watch_steps, name='steps', daemon=True).start()
     if jax.process_count() != count:
         raise RunError(f'{launch.said}, but JAX sees {jax.process_count()} processes on {jax.default_backend()}: '
                        'does each host have its own devices, and the same kind?')  # fmt: skip
@@ -197,6 +236,18 @@ def start(config, workdir: str, mode: str = 'train', timeout: float = JOIN) -> N
 def several() -> bool:
     """Whether this process is one of several hosts."""
     return _ours is not None
+
+
+def moved(step: int) -> None:
+    """Says that a step begins here; the next has to begin in a bounded time, unless there is a `rest` before it."""
+    if _ours:
+        _ours.step, _ours.begun = step, (*_ours.begun[-SLOW:], time.monotonic())
+
+
+def rest() -> None:
+    """Says that what comes now may take as long as it does, on all hosts."""
+    if _ours:
+        _ours.begun = ()
 
 
 class Share(NamedTuple):

@@ -276,7 +276,9 @@ def steps(run: Run, state, position: dict, train_step: Callable, guard: Guard, c
         while now < total and not stop:
             rows, report = clock.fetch(batches)
             run.data.note(report, run.writer, now)
-            state, metrics = train_step(state, sharding.put(rows, run.mesh), np.float32(position['lr_scale']))
+            batch = sharding.put(rows, run.mesh)
+            hosts.moved(now + 1)
+            state, metrics = train_step(state, batch, np.float32(position['lr_scale']))
             clock.launched(metrics['loss'], config.data.batch_size)
             now += 1
             due = now % config.checkpoint_every == 0 or now == total
@@ -292,6 +294,7 @@ def steps(run: Run, state, position: dict, train_step: Callable, guard: Guard, c
             if now in (1, total) or now % config.log_every == 0:
                 log(run, now, metrics, clock, guard.skipped)
             if evaluates(config, now) and now < total:
+                hosts.rest()
                 with run.signals.cut_short():
                     run.evaluation.during(state, run.writer)
                 clock.restart()
@@ -300,6 +303,7 @@ def steps(run: Run, state, position: dict, train_step: Callable, guard: Guard, c
                 guard.flush()
                 save(run, now, state, position | dict(skipped_steps=guard.skipped))
     finally:
+        hosts.rest()
         batches.close()
     return state, stop
 
@@ -310,7 +314,8 @@ def evaluates(config, now: int) -> bool:
 
 
 def save(run: Run, now: int, state: step.TrainState, position: dict) -> None:
-    """Starts a save of the state and of what belongs to it."""
+    """Starts a save of the state and of what belongs to it, once the one before it is done."""
+    hosts.rest()
     run.checkpoints.save(now, state, position)
     run.writer.event('save', step=now, next_sample=position['next_sample'], cpu_seconds=round(time.process_time()))
 
@@ -357,6 +362,7 @@ def roll_back(run: Run, guard: Guard, now: int, position: dict) -> tuple[step.Tr
     Raises:
         RunError: it has been done before.
     """
+    hosts.rest()
     why = f'{guard.in_a_row} steps in a row up to step {now} were not finite, first in {guard.first_bad}'
     if position['rollbacks']:
         raise RunError(

@@ -142,14 +142,16 @@ def noted(train):
 
 
 def broken(function, call, what):
-    """A function that at a call kills its process, freezes it, or raises what `what` names."""
+    """A function that at a call kills its process, freezes it, sleeps some seconds ('sleep 3'), or raises what `what` names."""
     calls = []
 
     @functools.wraps(function)
     def breaking(*args, **kwargs):
         calls.append(0)
         if len(calls) == call:
-            if what in ('SIGKILL', 'SIGSTOP', 'SIGTERM'):
+            if what.startswith('sleep '):
+                time.sleep(float(what.removeprefix('sleep ')))
+            elif what in ('SIGKILL', 'SIGSTOP', 'SIGTERM'):
                 os.kill(os.getpid(), getattr(signal, what))
                 time.sleep(3)  # until JAX has heard of SIGTERM
             else:
@@ -160,8 +162,9 @@ def broken(function, call, what):
 
 
 def main():
-    from mim_jax import inputs, main
+    from mim_jax import hosts, inputs, main
 
+    hosts.HANG = float(os.environ.get('HANG', hosts.HANG))
     for each in json.loads(os.environ.get('BREAKS', '[]')):
         if each['host'] == int(os.environ.get('JAX_PROCESS_ID', 0)):
             place, *inner = each['place'].split(':')

@@ -208,6 +208,69 @@ def test_strangers_are_ignored():
     assert len(found[0]) == 2
 
 
+class Service:
+    """Of JAX, as far as hosts tell each other their steps."""
+
+    def __init__(self, **steps):
+        self.told = {f'mim_jax/steps/{host[1:]}': step for host, step in steps.items()}
+
+    def key_value_set(self, key, value, allow_overwrite):
+        self.told[key] = value
+
+    def key_value_dir_get(self, key):
+        return list(self.told.items())
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """`watched(seconds at which steps began, other hosts' steps) -> (sentence, status) or None` of host 0 of three after 1000 s."""
+
+    def look(begun, **steps):
+        ours, found = hosts.Hosts(0, ['a', 'b', 'c'], ''), []
+        ours.client, ours.step = Service(**steps), 7
+        clock = types.SimpleNamespace(sleep=lambda _: setattr(ours, 'parted', True))
+        monkeypatch.setattr(hosts, '_ours', ours)
+        monkeypatch.setattr(hosts, 'time', clock)
+        for second in begun:
+            clock.monotonic = lambda now=second: now
+            hosts.rest() if second < 0 else hosts.moved(7)
+        clock.monotonic = lambda: 1000.0
+        monkeypatch.setattr(ours, 'leave', lambda text, status, **how: found.append((text, status, how)))
+        ours.watch_steps()
+        return found[0] if found else None
+
+    return look
+
+
+@pytest.mark.parametrize(
+    ('steps', 'who'),
+    [
+        (dict(h1='7', h2='6'), 'host 2 (c) hangs: the last step to begin there was 6, 610 s ago'),
+        (dict(h1='8', h2='8'), 'host 0 (a) hangs: the last step to begin there was 7,'),
+        (dict(h1='5', h2='5'), 'host 1 (b) and host 2 (c) hang: the last step to begin there was 5,'),
+        (dict(h1='7', h2='7'), 'every host hangs: the last step to begin there was 7,'),
+        (dict(h2='7', other='3'), 'host 1 (b) hangs: the last step to begin there was 0,'),  # it has not told any
+    ],
+)
+def test_who_hangs_is_named(watched, steps, who):
+    text, status, how = watched([370, 380, 390], **steps)
+    assert text.startswith(who) and status == 1 and how == dict(tell=True, trace=True)
+
+
+@pytest.mark.parametrize(
+    'begun',
+    [
+        [380, 390, 401],  # less than ten minutes ago
+        [298, 329, 360, 391],  # a slow one among steps of half a minute and more
+        [380, 390],  # the first of them may not be done: hosts may compile, each for itself
+        [370, 380, 390, -1],  # an evaluation
+        [370, 380, -1, 380, 390],
+    ],
+)
+def test_what_may_take_long_is_no_hang(watched, begun):
+    assert watched(begun, h1='7', h2='6') is None
+
+
 class Device(NamedTuple):
     """Of a host."""
 

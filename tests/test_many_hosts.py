@@ -160,6 +160,34 @@ def test_frozen(start, host):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ('host', 'place', 'name'), [(0, 'mim_jax.sharding', 'put'), (1, 'mim_jax.inputs:Data', 'note')]
+)
+def test_a_host_that_hangs_yet_lives(start, monkeypatch, host, place, name):
+    monkeypatch.setenv('HANG', '10')
+    group = start(2, breaks=kill(host, place, name, 5, 'sleep 1000'), checkpoint_every=100)
+    status, seconds = group.ends()
+    assert status == [1, 1] and seconds < 30, group.said(0)
+    for i in range(2):
+        assert f'host {host} (' in group.last(i) and ' hangs: the last step to begin there was 4, 1' in group.last(i)
+        assert 'Thread 0x' in group.said(i)
+    assert 'in breaking' in group.said(host) and 'in breaking' not in group.said(1 - host)
+
+
+@pytest.mark.slow
+def test_what_takes_long_is_no_hang(start, tmp_path, monkeypatch):
+    monkeypatch.setenv('HANG', '5')
+    breaks = [
+        *kill(1, 'mim_jax.compile', 'train_step', 1, 'sleep 15'),
+        *kill(1, 'mim_jax.evaluate:Evaluation', 'during', 2, 'sleep 15'),
+        *kill(0, 'mim_jax.checkpoint:Checkpoints', 'save', 2, 'sleep 15'),
+    ]
+    group = start(2, breaks=breaks, evals_often="('knn',)", eval_every=4, checkpoint_every=3)
+    assert group.ends()[0] == [0, 0], group.said(0)
+    assert [event['step'] for event in events(tmp_path / 'run', 'save')] == [3, 6, 8]
+
+
+@pytest.mark.slow
 def test_killed_again_and_again_and_gone_on_with_another_number(start, alone, tmp_path):
     """Of four hosts, then two, then one, then four to the end: no record twice, none left out, and the same result."""
     for count, devices, host, call in ((4, 1, 2, 3), (2, 2, 0, 4), (1, 4, 0, 3)):
