@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 from collections import Counter
 from typing import NamedTuple
@@ -35,7 +36,7 @@ SENT = {
         ('all-reduce', 'parameter'),
         ('all-reduce', 'scalar'),
         ('all-gather', 'parameter'),
-        ('all-to-all', 'parameter'),  # what a denoiser is told of each row, beside kernels that model does not cut
+        ('all-to-all', 'tokens'),  # what a denoiser is told of each row, beside kernels that model does not cut
     },
     'fsdp+model': {('collective-permute', 'parameter')},
 }
@@ -49,6 +50,7 @@ class Ran(NamedTuple):
     state: TrainState
     abstract: TrainState  # shapes and shardings
     collectives: Counter  # by (kind, axes, what)
+    sent: Counter  # bytes of the arrays, likewise
 
 
 def batch(config, seed):
@@ -59,10 +61,11 @@ def batch(config, seed):
 
 
 @functools.cache
-def ran(name, sizes):
+def ran(name, sizes, micro_batches=1):
     config = checks.tiny(name)
     each = config.objective.get('clean_every', 0) or 1  # rows of a device, so that each has both kinds
-    config.data.batch_size, config.total_steps = DEVICES * each, STEPS
+    rows, config.total_steps = DEVICES * each * micro_batches, STEPS
+    config.data.batch_size, config.micro_batch = rows, rows // (sizes[0] * sizes[1] * micro_batches)
     mesh = sharding.make_mesh(*sizes)
     with jax.set_mesh(mesh):
         objective, augment, abstract = train.parts(config, mesh)
@@ -73,18 +76,20 @@ def ran(name, sizes):
         for i in range(STEPS):
             state, metrics = step(state, sharding.put(batch(config, i), mesh), np.float32(1))
             losses.append(float(metrics['loss']))
-    return Ran(losses, state, abstract, seen(step.as_text(), abstract.params, mesh, DEVICES * each))
+    return Ran(losses, state, abstract, *seen(step.as_text(), abstract.params, mesh, rows))
 
 
 def seen(text, params, mesh, rows):
-    """Collectives by kind, axes, and what they carry."""
+    """Collectives by kind, axes, and what they carry: how many, and their bytes."""
     known = {part for x in jax.tree.leaves(params) for part in parts(x.shape, mesh)}
-    found = Counter()
+    found, sent = Counter(), Counter()
     for kind, i, times, _ in hlo_collectives.collectives(hlo.parse(text)):
         axes = hlo_collectives.axes_of(hlo_collectives.groups_of(i.rest, mesh.size), mesh.shape)
         for dtype, shape in arrays(i.shape):
-            found[kind, axes, carried(dtype, shape, known, rows)] += times
-    return found
+            what = carried(dtype, shape, known, rows)
+            found[kind, axes, what] += times
+            sent[kind, axes, what] += times * math.prod(shape) * 4  # all are of 32 bits
+    return found, sent
 
 
 def parts(shape, mesh):
@@ -92,7 +97,8 @@ def parts(shape, mesh):
     ways = {1, *mesh.shape.values(), mesh.shape['fsdp'] * mesh.shape['model']}
     for whole in (shape, shape[1:]):
         for cut in itertools.product(ways, repeat=len(whole)):
-            yield tuple(sorted(n // by for n, by in zip(whole, cut, strict=True)))
+            if all(n % by == 0 for n, by in zip(whole, cut, strict=True)):
+                yield tuple(sorted(n // by for n, by in zip(whole, cut, strict=True)))
 
 
 def arrays(text):
@@ -132,6 +138,42 @@ def test_no_more_is_sent_than_the_mesh_calls_for(name, sizes):
         names = {what, 'parameter'} if what == 'features' else {what}  # parts of parameters may have that shape too
         allowed = SENT[axes] | {FEATURES}
         assert any((kind, name) in allowed for name in names), f'{times} x {kind} of {what} over {axes}'
+
+
+def moved(found, kind, axis):
+    """Bytes of parameters or their gradients that collectives of a kind carry along an axis of the mesh."""
+    return sum(
+        n
+        for (each, axes, what), n in found.sent.items()
+        if each == kind
+        and axis in axes.split('+')
+        and what in ('parameter', 'features')  # which may have the same shape
+    )
+
+
+def copy_of(found):
+    """Bytes of the parameters as 'model' cuts them; and of the mean of all targets, for the loss of an answer that knows no more."""
+    leaves = jax.tree.leaves(found.abstract.params)
+    cut = [x.sharding.mesh.shape['model'] if 'model' in x.sharding.spec else 1 for x in leaves]
+    return sum(4 * x.size // by for x, by in zip(leaves, cut, strict=True)), 4 * max(x.shape[-1] for x in leaves)
+
+
+@pytest.mark.parametrize(('name', 'sizes'), CASES)
+def test_each_gradient_is_summed_once_and_each_parameter_gathered_once(name, sizes):
+    found = ran(name, sizes)
+    copy, mean = copy_of(found)
+    # Rows with noise and those without go through the model of umd apart, each with two uses of one table of positions.
+    passes, tables = (2, 4 * 4 * 16 * 16) if name == 'umd' else (1, 0)
+    for axis in ('data', 'fsdp'):
+        assert moved(found, 'all-reduce', axis) <= passes * (copy + mean) + tables
+        assert moved(found, 'all-gather', axis) <= copy + 4 * DEVICES * 16 + tables  # and the features
+
+
+def test_micro_batches_sum_their_gradients_each_and_gather_parameters_once():
+    one, two = ran('mae', BOTH), ran('mae', BOTH, micro_batches=2)
+    for axis in ('data', 'fsdp'):
+        assert moved(two, 'all-reduce', axis) == 2 * moved(one, 'all-reduce', axis) > 0
+        assert moved(two, 'all-gather', axis) == moved(one, 'all-gather', axis)
 
 
 def test_the_model_axis_sends_the_sums_of_its_products_and_no_more():
