@@ -279,6 +279,7 @@ def steps(run: Run, state, position: dict, train_step: Callable, guard: Guard, c
             batch = sharding.put(rows, run.mesh)
             hosts.moved(now + 1)
             state, metrics = train_step(state, batch, np.float32(position['lr_scale']))
+            del batch  # what comes may need its memory
             clock.launched(metrics['loss'], config.data.batch_size)
             now += 1
             due = now % config.checkpoint_every == 0 or now == total
