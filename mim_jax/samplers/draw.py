@@ -10,36 +10,40 @@ NEVER = -jnp.inf  # logit of what is not to be drawn
 def categorical(key: Array, logits: Array) -> Array:
     """i32[...] drawn from softmax(logits f32[..., V]) by inverting its cumulative distribution.
 
-    The noise is one uniform number a token, so nothing is cut off. The usual argmax of logits + Gumbel noise made of
-    32-bit uniforms is: noise above 17 never comes, and a large vocabulary is drawn as at a lower temperature (arXiv 2409.02908).
-    Tokens of probability 0 are never drawn.
+    The noise is two uniform numbers a token, see `inverse`, so rare tokens are drawn as often as they should be. The usual argmax of
+    logits + Gumbel noise made of 32-bit uniforms cuts them off: noise above 17 never comes, and a large vocabulary is drawn as at a
+    lower temperature (arXiv 2409.02908). Tokens of probability 0 are never drawn.
     """
-    return inverse(jax.random.uniform(key, logits.shape[:-1]), logits)
+    return inverse(jax.random.uniform(key, (2, *logits.shape[:-1])), logits)
 
 
 def inverse(u: Array, logits: Array) -> Array:
-    """i32[...]: the token at u in [0, 1) of the cumulative distribution of softmax(logits).
+    """i32[...]: the block of tokens at u[0], and in it the token at u[1], of cumulative distributions of softmax(logits).
 
-    Two levels, blocks of tokens and tokens of a block, keep the sums short, and so exact to a few units in the last place.
+    Blocks of about sqrt(V) tokens keep the sums short, and so exact to a few units in the last place. A uniform number has a grid of
+    2^-23: one for both levels could not reach all tokens of a block that is as rare as that; its own number reaches every one.
+
+    Args:
+        u: f32[2, ...] in [0, 1).
+        logits: f32[..., V].
     """
     p = jax.nn.softmax(logits.astype(jnp.float32), -1)
     size = logits.shape[-1]
     width = max(int(size**0.5), 1)
     p = jnp.pad(p, [(0, 0)] * (p.ndim - 1) + [(0, -size % width)]).reshape(*p.shape[:-1], -1, width)
-    block, rest = _locate(u, p.sum(-1))
+    block = _locate(u[0], p.sum(-1))
     inside = jnp.take_along_axis(p, block[..., None, None], -2)[..., 0, :]  # f32[..., width]
-    place, _ = _locate(rest, inside)
-    return block * width + place
+    return block * width + _locate(u[1], inside)
 
 
-def _locate(u: Array, mass: Array) -> tuple[Array, Array]:
-    """Which of mass f32[..., n] the share u of their sum falls into, i32[...], and the share of that one below it, f32[...]."""
-    edges = jnp.cumsum(mass, -1)
-    below = jnp.minimum(u * edges[..., -1], jnp.nextafter(edges[..., -1], jnp.zeros(())))
-    index = (edges <= below[..., None]).sum(-1, dtype=jnp.int32)
-    width = jnp.take_along_axis(mass, index[..., None], -1)[..., 0]
-    start = jnp.take_along_axis(edges, index[..., None], -1)[..., 0] - width
-    return index, jnp.clip((below - start) / width, 0.0, 1 - 2.0**-24)
+def _locate(u: Array, mass: Array) -> Array:
+    """Which of mass f32[..., n] the share u of their sum falls into, i32[...]; never one of no mass."""
+    n, edges = mass.shape[-1], jnp.cumsum(mass, -1)
+    edges = jnp.where(mass > 0, edges, 0.0)  # sums in parallel may round differently to the left and right of no mass
+    total = edges.max(-1)
+    below = jnp.minimum(u * total, jnp.nextafter(total, jnp.zeros(())))
+    index = jnp.where(edges > below[..., None], jnp.arange(n, dtype=jnp.int32), n).min(-1)
+    return index % n  # without any mass, as where logits are nan, the first
 
 
 def gumbel(key: Array, logits: Array) -> Array:
