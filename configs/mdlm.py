@@ -3,7 +3,8 @@
     python -m mim_jax.main --config=configs/mdlm.py:b --workdir=DIR --config.data.path=FOLDER_OR_FILE
 
 Variants: tiny (minutes on a laptop), s, b (the paper's), l. Bytes by default; the paper's tokens are --config.data.reader.tokenizer=hf:gpt2
-with --config.data.reader.length=1024. Without data.path it reads the pages of Python's help.
+with --config.data.reader.length=1024. Without data.path it reads the pages of Python's help. Of data without validation records
+one twentieth is kept for it (data.holdout).
 """
 
 from configs.base import base, size_and_patch
@@ -14,7 +15,7 @@ SIZES = dict(tiny=(128, 4, 4), s=(384, 12, 6), b=(768, 12, 12), l=(1024, 24, 16)
 def get_config(variant: str = 'b'):
     size, _ = size_and_patch(variant, tuple(SIZES))
     c = base()
-    c.data.path, c.data.batch_size = 'builtin:python_topics', 512
+    c.data.path, c.data.batch_size, c.data.holdout = 'builtin:python_topics', 512, 0.05
     c.data.reader = dict(name='TextReader', length=1024, tokenizer='bytes', alphabet='', separator='', documents='pack')
     c.augment = dict(name='tokens')
     c.tokenizer = dict(name='ids', grid=None)

@@ -50,7 +50,8 @@ class Evaluation:
     Args:
         config: with `evals`, and the two lists of their names.
         objective: what they evaluate.
-        data: inputs.Data; where it has no labels, evaluators that need them are left out, and it says so once.
+        data: inputs.Data; where it has no labels, evaluators that need them are left out, and where it has no validation records,
+            the others are of the training records; it says so once.
         workdir: where metrics.jsonl is, and pictures go.
         progress: where lines are said.
 
@@ -67,6 +68,11 @@ class Evaluation:
         left_out = needs_labels if data.unlabelled else set()
         if left_out:
             progress.say(f'without {", ".join(sorted(left_out))}: {data.unlabelled}')
+        if data.val_source is None and (reading := sorted({*often, *last} - left_out)):
+            progress.say(
+                f'warning: {", ".join(reading)} will be of the training records, as {data.path} has no validation records: '
+                'set data.val_path or data.holdout'
+            )
 
         told, there = getattr(objective, 'num_classes', 0), data.labelled.num_classes
         if told and there and told != there:

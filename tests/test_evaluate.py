@@ -30,7 +30,7 @@ class Writer:
 def evaluation(tmp_path, monkeypatch):
     """`evaluation(often, last, **attributes of data) -> (Evaluation, writer, lines said)`, with evaluators that say what they were given."""
 
-    def make(often=('near',), last=('far',), unlabelled=''):
+    def make(often=('near',), last=('far',), unlabelled='', val_source=()):
         def number(objective, data, *, name='a', times=1):
             return lambda params: {f'eval/{name}': params * times}
 
@@ -44,7 +44,9 @@ def evaluation(tmp_path, monkeypatch):
         specs = dict(near=dict(name='number'), far=dict(name='number', times=10), draw=dict(name='picture'))
         config = ConfigDict(dict(evals=specs, evals_often=often, evals_last=last))
         said = []
-        data = SimpleNamespace(unlabelled=unlabelled, labelled=LabelledData(*[None] * 8))
+        data = SimpleNamespace(
+            path='DIR', unlabelled=unlabelled, val_source=val_source, labelled=LabelledData(*[None] * 8)
+        )
         return Evaluation(config, None, data, tmp_path, SimpleNamespace(say=said.append)), Writer(tmp_path), said
 
     return make
@@ -63,6 +65,13 @@ def test_some_run_often_and_all_at_the_end(evaluation):
         {'step': 9, 'eval/a': 30.0},  # the average of the parameters where there is one
     ]
     assert said[:3] == ['step 0  near: a 1', 'step 9  near: a 3', 'step 9  far: a 30'] and said[3].startswith('|')
+
+
+def test_a_run_says_which_evaluations_are_of_what_it_was_trained_on(evaluation):
+    said = evaluation(often=('near', 'draw'), unlabelled='no labels', val_source=None)[2]
+    why = 'as DIR has no validation records: set data.val_path or data.holdout'
+    assert said == ['without far, near: no labels', f'warning: draw will be of the training records, {why}']
+    assert not evaluation(often=('draw',), last=())[2]
 
 
 def test_the_end_is_measured_once_unless_asked_again(evaluation):
@@ -130,7 +139,7 @@ def test_what_was_not_measured_at_the_start_has_no_untrained_value(tmp_path):
 
 
 def test_another_number_of_classes_is_named(evaluation, tmp_path):
-    data = SimpleNamespace(unlabelled='', path='DIR', labelled=LabelledData(*[None] * 3, 7, *[None] * 4))
+    data = SimpleNamespace(unlabelled='', path='DIR', val_source=(), labelled=LabelledData(*[None] * 3, 7, *[None] * 4))
     config = ConfigDict(dict(evals={}, evals_often=(), evals_last=()))
     with pytest.raises(InputError, match='condition.num_classes=10, but DIR has 7 classes'):
         Evaluation(config, SimpleNamespace(num_classes=10), data, tmp_path, SimpleNamespace(say=print))

@@ -38,13 +38,20 @@ def last(workdir):
     return values
 
 
-def test_a_text_ends_in_bits_a_byte_samples_and_a_filled_passage(corpus, tmp_path):
-    assert train.run(config('mdlm', corpus, **{'data.holdout': 0.2}), tmp_path / 'run', 'train', {}) == 0
+def test_a_text_ends_in_bits_a_byte_samples_and_a_filled_passage(corpus, tmp_path, capfd):
+    assert train.run(config('mdlm', corpus), tmp_path / 'run', 'train', {}) == 0
     found = last(tmp_path / 'run')
     assert 0 < found['eval/bits_per_byte'] == pytest.approx(found['eval/bits_per_token'])
+    assert 'of the training records' not in ''.join(capfd.readouterr())  # some of its own text were kept
     assert found['eval/nelbo_nats_error'] > 0 and found['train/loss'] > 0
     assert (tmp_path / 'run/samples/4.txt').read_text().startswith('--- sample 0')
     assert '⟦' in (tmp_path / 'run/infillings/4.txt').read_text()
+
+
+def test_a_text_of_which_nothing_is_kept_is_warned_of(corpus, tmp_path, capfd):
+    changes = {'data.holdout': 0.0, 'evals_often': ('likelihood',), 'total_steps': 1}
+    assert train.run(config('mdlm', corpus, **changes), tmp_path / 'run', 'train', {}) == 0
+    assert 'warning: likelihood will be of the training records' in ''.join(capfd.readouterr())
 
 
 def test_a_stopped_run_ends_in_the_same_state(corpus, tmp_path):
@@ -97,5 +104,6 @@ def test_what_cannot_be_is_one_sentence(corpus, tmp_path, change, why):
 
 def test_an_empty_corpus_is_one_sentence(tmp_path):
     (tmp_path / 'empty.txt').touch()
-    with pytest.raises(InputError, match='none of 1 documents can be used, as .*empty.txt'):
-        train.run(config('mdlm', tmp_path / 'empty.txt'), tmp_path / 'run', 'train', {})
+    for share, why in ((0.05, 'empty.txt is empty'), (0.0, 'none of 1 documents can be used, as .*empty.txt')):
+        with pytest.raises(InputError, match=why):
+            train.run(config('mdlm', tmp_path / 'empty.txt', **{'data.holdout': share}), tmp_path / 'run', 'train', {})

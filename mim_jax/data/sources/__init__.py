@@ -198,7 +198,7 @@ def find_media(path: str) -> str:
 
 
 def hold_out(source: Source, share: float) -> tuple[Source, Source]:
-    """Splits a source in two, the second with `share` of the records: always the same ones, whatever the seed of the run.
+    """Splits a source in two, the second with `share` of the records, one at least: always the same ones, whatever the seed of the run.
 
     Of a single document it has the end.
 
@@ -207,7 +207,7 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source]:
     """
     if isinstance(source, Documents) and len(source) == 1:
         return source.cut(share)
-    count = round(len(source) * share)
+    count = max(round(len(source) * share), 1)
     if not 0 < count < len(source):
         raise InputError(f'data.holdout={share} of {len(source)} records leaves one part empty')
     order = np.random.RandomState(0).permutation(len(source))  # this legacy stream never changes

@@ -46,6 +46,8 @@ class Documents(Source):
             InputError: either part would be empty.
         """
         (number, start, end, line), data = self.spans[0].tolist(), self[0].data
+        if not data:
+            raise InputError(f'{self.name(0)} is empty')
         at = round(len(data) * (1 - share))
         at = data.find(b'\n', at, (at + len(data)) // 2) + 1 or at
         while at < len(data) and data[at] & 0xC0 == 0x80:  # amid a character

@@ -101,6 +101,7 @@ def test_a_holdout_where_there_is_no_validation(tmp_path):
     train, validation = open_splits(str(tmp_path), holdout=0.3)
     assert (len(train), len(validation)) == (7, 3)
     assert open_splits(str(tmp_path))[1] is None
+    assert len(open_splits(str(tmp_path), holdout=0.01)[1]) == 1
 
 
 def test_globs_and_lists(tmp_path):
