@@ -1,10 +1,10 @@
 """Masked autoregression of continuous tokens: some are drawn in each step, told what is there already."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 
@@ -18,8 +18,10 @@ def random_order(key: Array, tell_fn: Callable, draw_fn: Callable, x: Array, hid
         steps: calls of both.
     """
     n = x.shape[1]
-    left = still_hidden(n, steps)
-    most = int((left[:-1] - left[1:]).max())
+    table = still_hidden(n, steps)
+    most = max(
+        a - b for before, after in zip(table[:-1], table[1:], strict=True) for a, b in zip(before, after, strict=True)
+    )
     count = hidden.sum(-1, keepdims=True)  # i32[B, 1]
     order = jnp.where(hidden, jax.random.uniform(jax.random.fold_in(key, steps), hidden.shape), jnp.inf)
     place = jnp.argsort(jnp.argsort(order, -1), -1)  # i32[B, N]
@@ -34,19 +36,20 @@ def random_order(key: Array, tell_fn: Callable, draw_fn: Callable, x: Array, hid
         drawn = _take(drawn, jnp.maximum(jnp.cumsum(due, -1) - 1, 0))  # each to its place
         return (jnp.where(due[..., None], drawn, x), hidden & ~due), None
 
-    return jax.lax.scan(step, (x, hidden), (jnp.arange(steps), jnp.asarray(left[1:])))[0][0]
+    return jax.lax.scan(step, (x, hidden), (jnp.arange(steps), jnp.array(table[1:], jnp.int32)))[0][0]
 
 
-def still_hidden(n: int, steps: int) -> np.ndarray:
-    """i32[steps + 1, n + 1]: how many of 0, 1, ..., n tokens are hidden before the first step and after each.
+def still_hidden(n: int, steps: int) -> list[list[int]]:
+    """[steps + 1][n + 1]: how many of 0, 1, ..., n tokens are hidden before the first step and after each.
 
     cos(pi i / 2 steps) of them after step i, rounded down, and fewer than before while any are left; one stays for the last step.
     """
-    left = [np.arange(n + 1, dtype=np.int32)]
+    left = [list(range(n + 1))]
     for i in range(1, steps):
-        share = np.floor(left[0] * np.cos(np.pi / 2 * i / steps) + 1e-9).astype(np.int32)
-        left.append(np.minimum(left[0], np.maximum(1, np.minimum(left[-1] - 1, share))))
-    return np.stack([*left, np.zeros_like(left[0])])
+        share = math.cos(math.pi / 2 * i / steps)
+        fewer = [min(before - 1, math.floor(k * share + 1e-9)) for k, before in enumerate(left[-1])]
+        left.append([min(k, max(1, each)) for k, each in enumerate(fewer)])
+    return [*left, [0] * (n + 1)]
 
 
 def _take(x: Array, index: Array) -> Array:

@@ -82,7 +82,7 @@ def test_every_token_is_drawn_once_and_later_steps_draw_more(n, steps):
 
 @pytest.mark.parametrize(('n', 'steps', 'most'), [(256, 64, 7), (256, 256, 1), (64, 16, 6), (16, 16, 1), (3, 64, 1)])
 def test_no_step_is_empty_while_tokens_are_left(n, steps, most):
-    left = still_hidden(n, steps)
+    left = np.array(still_hidden(n, steps))
     np.testing.assert_array_equal(left[[0, -1], :], [np.arange(n + 1), np.zeros(n + 1)])
     drawn = left[:-1] - left[1:]
     assert drawn[:, n].max() == most
