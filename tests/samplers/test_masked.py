@@ -1,12 +1,14 @@
 """Samplers against laws found by enumeration, at a million draws."""
 
+import itertools
+from collections import defaultdict
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from mim_jax.masks import schedule
 from mim_jax.samplers import ancestral, confidence, first_hitting, remasking, token
@@ -85,6 +87,40 @@ def test_remasking_has_the_law_of_its_chain(rule, eta):
     assert agree(observed, expected) > 1e-3
     if not eta:
         assert agree(observed, law(TABLE, 5, steps_of(lambda t: t, 5))) > 1e-3
+
+
+def doubting(steps, doubt_of):
+    """f64[27]: the law of `remasking` by confidence, whose states are tokens and the probability each had when it was drawn."""
+    states = {((V,) * N, (1.0,) * N): 1.0}
+    for i in range(steps):
+        before, after = 1 - i / steps, 1 - (i + 1) / steps
+        most, found = min(1.0, after / max(1 - before, 1e-6)), defaultdict(float)
+        for (values, chances), mass in states.items():
+            table = TABLE[np.flatnonzero((STATES == values).all(1))[0]]
+            doubt = np.array([0.0 if v == V else doubt_of(c) for v, c in zip(values, chances, strict=True)])
+            again, choices = most * doubt / max(doubt.sum(), 1e-6), []
+            for n, (value, chance) in enumerate(zip(values, chances, strict=True)):
+                if value == V:
+                    shown = [(v, table[n, v], (1 - after / before) * table[n, v]) for v in range(V)]
+                    choices.append([(V, 1.0, after / before), *shown])
+                else:
+                    choices.append([(value, chance, 1 - again[n]), (V, 1.0, again[n])])
+            for each in itertools.product(*choices):
+                values_, chances_, parts = zip(*each, strict=True)
+                if np.prod(parts) > 0:
+                    found[values_, chances_] += mass * np.prod(parts)
+        states = found
+    p = np.zeros(len(ALL))
+    for (values, _), mass in states.items():
+        p[values @ V ** np.arange(N - 1, -1, -1)] += mass
+    return p
+
+
+def test_remasking_by_confidence_has_the_law_of_its_chain():
+    observed, _ = counts(remasking, steps=4, rule='confidence')
+    assert agree(observed, doubting(4, lambda chance: np.exp(-chance))) > 1e-3
+    for other in (lambda chance: 1.0, np.exp):  # all alike, or the surest ones: the test can fail
+        assert agree(observed, doubting(4, other)) < 1e-3
 
 
 def test_many_steps_come_close_to_the_law_of_the_data():
@@ -179,6 +215,40 @@ def test_confidence_reveals_by_the_schedule_and_the_likeliest_first():
     left = [n] + [int(np.floor(n * np.cos(np.pi / 2 * (i + 1) / steps))) for i in range(steps - 1)]
     for hidden, count in zip(seen, left, strict=True):
         np.testing.assert_array_equal(hidden, np.arange(n) >= n - count)
+
+
+def test_the_noise_of_confidence_falls_to_0_in_the_last_step():
+    """Beside MaskGIT's loop in NumPy, with the same draws: noise * (1 - (i + 1) / steps) in step i."""
+    rows, n, size, steps, noise = 200, 8, 5, 4, 3.0
+    rng = np.random.default_rng(0)
+    bias, of_others = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((n, size), (size, n, size)))
+    key, share = jax.random.key(7), schedule('cosine').share
+
+    @jax.jit
+    def logits_fn(ids, hidden, level):
+        shown = jnp.where(hidden[..., None], 0.0, jax.nn.one_hot(ids, size))
+        return 2 * bias + jnp.einsum('bnv,vmw->bmw', shown, of_others)
+
+    def loop(falls):
+        ids, hidden = np.zeros((rows, n), np.int32), np.ones((rows, n), bool)
+        for i in range(steps):
+            k1, k2 = jax.random.split(jax.random.fold_in(key, i))
+            logits = logits_fn(ids, hidden, None)
+            drawn, p = np.asarray(token(k1, logits)), special.softmax(np.float64(logits), -1)
+            score = np.log(np.take_along_axis(p, drawn[..., None], -1)[..., 0])
+            score += noise * (1 - (i + 1) / steps if falls else 1) * np.float64(jax.random.gumbel(k2, score.shape))
+            ids = np.where(hidden, drawn, ids)
+            left = int(np.floor(n * np.cos(np.pi / 2 * (i + 1) / steps))) if i + 1 < steps else 0
+            for row in range(rows):
+                asked = np.flatnonzero(hidden[row])
+                hidden[row] = False
+                hidden[row, asked[np.argsort(score[row, asked])[:left]]] = True
+        return ids
+
+    run = jax.jit(partial(confidence, logits_fn=logits_fn, steps=steps, share=share, noise=noise))
+    out = np.asarray(run(key, ids=jnp.zeros((rows, n), jnp.int32), hidden=jnp.ones((rows, n), bool)))
+    np.testing.assert_array_equal(out, loop(falls=True))
+    assert (out != loop(falls=False)).any(1).mean() > 0.2
 
 
 def test_running_confidence_hides_what_it_was_least_sure_of():
