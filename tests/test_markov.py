@@ -12,7 +12,7 @@ from mim_jax import build, step
 from mim_jax.augment import tokens
 from mim_jax.evals import likelihood
 
-VALUES, LENGTH, STEPS, ROWS, TEST = 4, 24, 2500, 64, 2048
+VALUES, LENGTH, STEPS, ROWS, TEST = 4, 24, 3500, 64, 2048
 
 
 class Source:
