@@ -214,5 +214,6 @@ def test_hold_out_is_a_fixed_split(numbered):
     )
     again = hold_out(numbered, 0.2)[1]
     assert [val[i].name for i in range(5)] == [again[i].name for i in range(5)]
+    assert len(hold_out(numbered, 0.001)[1]) == 1
     with pytest.raises(InputError, match='empty'):
-        hold_out(numbered, 0.001)
+        hold_out(numbered, 0.99)
