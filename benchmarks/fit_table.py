@@ -1,9 +1,9 @@
-"""What `mim_jax.tools.fit` says of every shipped config, at its default size and batch, on some slices of TPUs that are not there.
+"""What `mim_jax.tools.fit` says of every shipped config, at its default size and batch and at the largest of its paper, on some slices of TPUs that are not there.
 
     pip install -e '.[tpu]'
     python benchmarks/fit_table.py --cells=runs/fit --out=benchmarks/results/fit.md
 
-A cell is one config on one topology, compiled in a process of its own, and is kept as CELLS/CONFIG_TOPOLOGY.json: what is there is not compiled again.
+A cell is one config, or CONFIG:VARIANT, on one topology, compiled in a process of its own, and is kept as CELLS/CONFIG_TOPOLOGY.json: what is there is not compiled again.
 Encoders are scanned, which compiles faster and costs more cycles than the unrolled layers that most configs ship with.
 """
 
@@ -18,10 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TOPOLOGIES = ('v5p:4x4x4', 'v5e:4x4', 'v6e:8x8')
 FIRST = ('mae', 'videomae', 'mdlm', 'dit', 'maskgit', 'umd', 'fsq')
+LARGE = ('mae:vit_h14', 'videomae:vit_h16', 'dit:xl2', 'maskdit:xl2', 'microdit:xl2', 'mar:h')
 DATA_DECIDE = {  # what training finds out from the data
     'mar': ['--config.data.channels=16'],
     'maskgit': ['--config.data.reader.shape=(16, 16)', '--config.data.reader.vocab=1000'],
     'md4': ['--config.data.reader.alphabet= abcdefghijklmnopqrstuvwxyz'],
+    **dict.fromkeys(('dit:xl2', 'maskdit:xl2', 'microdit:xl2'), ['--config.data.channels=4']),
 }
 GIB = 1 << 30
 
@@ -44,21 +46,29 @@ def main() -> None:
 
 
 def names() -> list[str]:
-    """Of all configs, those in `FIRST` first."""
+    """Of all configs, those in `FIRST` first and those in `LARGE` last."""
     known = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
-    return [*FIRST, *(name for name in known if name not in (*FIRST, '__init__', 'base'))]
+    return [*FIRST, *(name for name in known if name not in (*FIRST, '__init__', 'base')), *LARGE]
+
+
+def spec(name: str) -> str:
+    """What `--config` calls it, below configs/."""
+    config, colon, variant = name.partition(':')
+    return f'{config}.py{colon}{variant}'
 
 
 def cell_path(cells: Path, name: str, topology: str) -> Path:
-    return cells / f'{name}_{topology.replace(":", "_")}.json'
+    return cells / f'{name}_{topology}.json'.replace(':', '_')
 
 
 def compile_cell(name: str, topology: str, path: Path, timeout: float) -> None:
     """Runs the tool, and writes its report, or why there is none."""
     sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
-    config = importlib.import_module(f'configs.{name}').get_config()
-    options = ['--config.encoder.scan=True'] * ('scan' in config.encoder) + DATA_DECIDE.get(name, [])
-    command = [sys.executable, '-m', 'mim_jax.tools.fit', f'--config=configs/{name}.py', f'--topology={topology}']
+    module, *variant = name.split(':')
+    config = importlib.import_module(f'configs.{module}').get_config(*variant)
+    given = DATA_DECIDE.get(name, DATA_DECIDE.get(module, []))
+    options = ['--config.encoder.scan=True'] * ('scan' in config.encoder) + given
+    command = [sys.executable, '-m', 'mim_jax.tools.fit', f'--config=configs/{spec(name)}', f'--topology={topology}']
     start, fresh = time.time(), path.with_suffix('.part')
     try:
         done = subprocess.run([*command, f'--out={fresh.absolute()}', *options], cwd=ROOT, timeout=timeout, capture_output=True, text=True)  # fmt: skip
@@ -92,11 +102,11 @@ def table(cells: Path, configs: list[str], topologies: list[str]) -> str:
 def row(name: str, cell: dict) -> str:
     """One cell as a row of the table."""
     if 'failed' in cell:
-        return f'| `{name}.py` | | | {cell["failed"].replace("mim_jax: ", "")} | | | | |'
+        return f'| `{spec(name)}` | | | {cell["failed"].replace("mim_jax: ", "")} | | | | |'
     if not cell['fits']:
-        return f'| `{name}.py` | | | does not fit: {cell["need"] / GIB:.1f} of {cell["room"] / GIB:.1f} | | | | |'
+        return f'| `{spec(name)}` | | | does not fit: {cell["need"] / GIB:.1f} of {cell["room"] / GIB:.1f} | | | | |'
     return (
-        f'| `{name}.py` | {cell["batch"]} | {cell["micro_batches"]} x {cell["rows"]} | {cell["memory"]["total"] / GIB:.2f} | {cell["cycles"] / 1e6:.1f} | '
+        f'| `{spec(name)}` | {cell["batch"]} | {cell["micro_batches"]} x {cell["rows"]} | {cell["memory"]["total"] / GIB:.2f} | {cell["cycles"] / 1e6:.1f} | '
         f'{cell["seconds"] * 1e3:.1f} | {cell["collective_seconds"] * 1e3:.2f} | {cell["mfu_exposed"]:.1%} to {cell["mfu"]:.1%} |'
     )
 
