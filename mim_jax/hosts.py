@@ -49,10 +49,8 @@ class Hosts:
         self.looked = time.monotonic()  # when all others were last there
         self.ending: tuple[str, int] | None = None  # sentence and status, once this process is on its way out
         self.parted = False  # from the others, at the end of a run
-        self.step, self.begun = (
-            0,
-            (),
-        )  # the newest step that began here, and when those before it did since the last rest
+        self.step = 0  # the newest that began here
+        self.begun: tuple[float, ...] = ()  # when it did and those before it, since the last rest
         self._lock = threading.Lock()
 
     def watch(self) -> None:
