@@ -46,14 +46,14 @@ def test_variants_of_mae_build(variant):
 
 
 @pytest.mark.parametrize('variant', ['cifar10_latents', 's2', 'b2', 'l2', 'xl2'])
-@pytest.mark.parametrize('name', ['dit', 'umd', 'maskdit'])
+@pytest.mark.parametrize('name', ['dit', 'umd', 'maskdit', 'microdit'])
 def test_variants_of_latents_build(name, variant):
     config = importlib.import_module(f'configs.{name}').get_config(variant)
     config.data.batch_size = 4
     objective, augment, spec = checks.build.objective(config), checks.build.augment(config), compile.batch_spec(config)
     state = jax.eval_shape(train.initial(config, objective, augment), spec)
-    width = state.params['encoder']['embed']['kernel'].shape
-    assert width == (4 * config.tokenizer.patch[0] ** 2, objective.encoder.shape[0])
+    first, name = (objective.mixer, 'mixer') if objective.mixer else (objective.encoder, 'encoder')
+    assert state.params[name]['embed']['kernel'].shape == (4 * config.tokenizer.patch[0] ** 2, first.shape[0])
 
 
 @pytest.mark.parametrize(('variant', 'shape'), [

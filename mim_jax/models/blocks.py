@@ -151,6 +151,13 @@ class Block(nn.Module):
         return self._add(x, branch if gate2 is None else branch * gate2, keep[1], 'mlp')
 
 
+def in_width(condition, width, dtype):
+    """A condition f32[B, D] or None for blocks of `width`: if D is another, by the layer `condition` of the module that asks."""
+    if condition is None or condition.shape[-1] == width:
+        return condition
+    return nn.Dense(width, dtype=dtype, kernel_init=xavier, name='condition')(condition)
+
+
 def modulate(x, shift=None, scale=None):
     """x * (1 + scale) + shift, or x where there is no condition."""
     return x if scale is None else x * (1 + scale) + shift

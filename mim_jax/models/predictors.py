@@ -8,7 +8,7 @@ asked for, valid_* bool or None, condition f32[B, D] or None, which `Linear` lea
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, modulate, xavier
+from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, in_width, modulate, xavier
 from mim_jax.models.positions import Positions
 from mim_jax.models.vit import token_init
 
@@ -44,12 +44,6 @@ class _Decoder(nn.Module):
         mask_token = self.param('mask_token', token_init, (self.width,))
         return (mask_token + positions(pos_asked)).astype(self.dtype)
 
-    def _told(self, condition):
-        """The condition in this decoder's width."""
-        if condition is None or condition.shape[-1] == self.width:
-            return condition
-        return nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name='condition')(condition)
-
     def _answer(self, x, condition, width):
         x = LayerNorm(self.eps, name='norm')(x)
         if condition is not None:
@@ -79,7 +73,10 @@ class SelfAttention(_Decoder):
         at_seen = jnp.pad(positions(pos_seen), [(0, 0), (prefix, 0), (0, 0)])
         x += at_seen.astype(x.dtype)
         x = jnp.concatenate([x, self._asked(positions, pos_asked)], 1) if asked else x
-        valid, condition = _valid(z, prefix, seen, asked, valid_seen, valid_asked), self._told(condition)
+        valid, condition = (
+            _valid(z, prefix, seen, asked, valid_seen, valid_asked),
+            in_width(condition, self.width, self.dtype),
+        )
         return self._answer(_blocks(self)(x, valid=valid, condition=condition)[:, read:], condition, width)
 
 
@@ -101,7 +98,7 @@ class CrossAttention(_Decoder):
         seen = pos_seen.shape[1]
         prefix = z.shape[1] - seen
         valid = None if valid_seen is None else _valid(z, prefix, seen, 0, valid_seen, None)
-        x, condition = self._asked(self._positions(), pos_asked), self._told(condition)
+        x, condition = self._asked(self._positions(), pos_asked), in_width(condition, self.width, self.dtype)
         x = _blocks(self)(x, context=z.astype(self.dtype), valid=valid, condition=condition)
         return self._answer(x, condition, width)
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mim_jax.errors import InputError
-from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, modulate, xavier
+from mim_jax.models.blocks import Blocks, LayerNorm, Modulation, in_width, modulate, xavier
 from mim_jax.models.kernels import rotary
 from mim_jax.models.positions import Positions
 
@@ -74,7 +74,7 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(self, raw, pos, valid=None, hidden=None, condition=None, *, train=False):
         width, depth, heads = self.shape
-        x = self._embed(raw, width)
+        x, condition = self._embed(raw, width), in_width(condition, width, self.dtype)
         if hidden is not None:
             mask_token = self.param('mask_token', nn.initializers.normal(self.token_std), (width,))
             x = jnp.where(hidden[..., None], mask_token.astype(x.dtype), x)
