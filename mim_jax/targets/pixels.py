@@ -1,8 +1,10 @@
 """Targets in the space of the input."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from mim_jax.errors import InputError
 from mim_jax.tokenizers.tokens import Tokens
@@ -18,22 +20,56 @@ def patch_statistics(raw: Array, channels: int | None = None, eps: float = 1e-6)
 
     channels=None, as MAE (arXiv 2111.06377): f32[B, N, 1] over all R values; the deviation is sqrt(variance + eps).
     channels=c, as VideoMAE (arXiv 2203.12602): f32[B, N, c], each channel by itself; the deviation is
-    sqrt(variance) + eps. `mean[:, :, None]` then broadcasts over `raw.reshape(B, N, R // c, c)`, and
-    `tile(mean, R // c)` over raw. The variance is unbiased in both; a single value has variance 0.
+    sqrt(variance) + eps. `to_values` repeats them for each value. The variance is unbiased in both; a single value has variance 0.
     """
-    raw = raw.astype(jnp.float32)
-    values = raw.reshape(*raw.shape[:2], -1, channels or 1)
-    mean = values.mean(2)
-    var = jnp.square(values - mean[:, :, None]).sum(2) / max(values.shape[2] - 1, 1)
+    moments = partial(_moments, channels=channels or 1)
+    if channels is None:
+        mean, var = moments(raw.astype(jnp.float32))
+    else:
+        product = partial(_moments_by_product, channels=channels)
+        mean, var = lax.platform_dependent(raw.astype(jnp.float32), tpu=product, default=moments)
     return mean, jnp.sqrt(var + eps) if channels is None else jnp.sqrt(var) + eps
+
+
+def _moments(raw: Array, channels: int) -> tuple[Array, Array]:
+    """Mean and unbiased variance f32[B, N, channels]."""
+    values = raw.reshape(*raw.shape[:2], -1, channels)
+    mean = values.mean(2)
+    return mean, jnp.square(values - mean[:, :, None]).sum(2) / max(values.shape[2] - 1, 1)
+
+
+def _moments_by_product(raw: Array, channels: int) -> tuple[Array, Array]:
+    """The same for TPUs, which pad an axis of three channels to 128."""
+
+    def total(x):
+        return jnp.einsum('bnr,rc->bnc', x, _channel_of(raw.shape[-1], channels), precision='highest')
+
+    count = raw.shape[-1] // channels
+    mean = total(raw) / count
+    return mean, total(jnp.square(raw - to_values(mean, raw.shape[-1]))) / max(count - 1, 1)
+
+
+def to_values(x: Array, width: int) -> Array:
+    """x f32[B, N, C] of channels for each value of their patches, f32[B, N, width]: exact, also by a product."""
+    if x.shape[-1] == 1:
+        return x
+
+    def product(x):
+        return jnp.einsum('bnc,rc->bnr', x, _channel_of(width, x.shape[-1]), precision='highest')
+
+    return lax.platform_dependent(x, tpu=product, default=lambda x: jnp.tile(x, width // x.shape[-1]))
+
+
+def _channel_of(width: int, channels: int) -> Array:
+    """Of each value of a patch, one-hot f32[width, channels]."""
+    return jnp.asarray(jnp.arange(width)[:, None] % channels == jnp.arange(channels), jnp.float32)
 
 
 def normalised(raw: Array, channels: int | None = None) -> Array:
     """Patches f32[B, N, R] less their mean over their deviation, see `patch_statistics`; those of one colour are 0."""
     mean, std = patch_statistics(raw, channels)
     scale = jnp.where(std > FLAT * (1 + jnp.abs(mean)), 1 / std, 0)
-    mean, scale = (jnp.tile(x, raw.shape[-1] // x.shape[-1]) for x in (mean, scale))
-    return (raw - mean) * scale
+    return (raw - to_values(mean, raw.shape[-1])) * to_values(scale, raw.shape[-1])
 
 
 def pixels(

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from mim_jax.masks.mask import Grid
 from mim_jax.tokenizers.tokens import Tokens
@@ -36,15 +37,40 @@ def patchify(x: Array, patch: tuple[int, ...]) -> Array:
     Raises:
         ValueError: see `patch_grid`.
     """
-    b, *spatial, c = x.shape
+    _, *spatial, _ = x.shape
     _, *cells = patch_grid(x.shape, patch)
     pad = [(0, n * p - s) for n, p, s in zip(cells, patch, spatial, strict=True)]
     if any(after for _, after in pad):
         x = jnp.pad(x, [(0, 0), *pad, (0, 0)], mode='edge')
-    d = len(cells)
-    x = x.reshape(b, *(i for np_ in zip(cells, patch, strict=True) for i in np_), c)
+    if len(cells) == 1:
+        return cut(x, patch)
+    return lax.platform_dependent(x, tpu=partial(cut_last_first, patch=patch), default=partial(cut, patch=patch))
+
+
+def cut(x: Array, patch: tuple[int, ...]) -> Array:
+    """`patchify` where all axes divide."""
+    b, *spatial, c = x.shape
+    d, x = len(patch), x.reshape(b, *_split(spatial, patch), c)
     x = x.transpose(0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), 2 * d + 1)
-    return x.reshape(b, math.prod(cells), math.prod(patch) * c)
+    return x.reshape(b, -1, math.prod(patch) * c)
+
+
+def cut_last_first(x: Array, patch: tuple[int, ...]) -> Array:
+    """The same of two axes or more, for TPUs, which lay an array of few channels out by its last spatial axis: that one is cut while another lies
+    last, or all of the patches would be padded to 128 columns."""
+    b, *spatial, c = x.shape
+    *before, rows, columns = spatial
+    width, d = patch[-1], len(patch)
+    x = jnp.moveaxis(x, -3, -1).reshape(b, *before, columns // width, width * c, rows).swapaxes(-1, -2)
+    x = x.reshape(b, *_split(before, patch[:-2]), columns // width, *_split([rows], patch[-2:-1]), width * c)
+    cells = (*range(1, 2 * d - 4, 2), 2 * d - 2, 2 * d - 3)
+    x = x.transpose(0, *cells, *range(2, 2 * d - 3, 2), 2 * d - 1, 2 * d)
+    return x.reshape(b, -1, math.prod(patch) * c)
+
+
+def _split(spatial, patch) -> list[int]:
+    """Cells and pixels of a cell of each axis."""
+    return [i for s, p in zip(spatial, patch, strict=True) for i in (s // p, p)]
 
 
 def unpatchify(raw: Array, patch: tuple[int, ...], shape: tuple[int, ...]) -> Array:

@@ -6,18 +6,6 @@ import pytest
 from mim_jax.masks import mask as m
 
 
-@pytest.fixture(params=['tpu', 'default'])
-def form(request, monkeypatch):
-    """Runs the branch a platform would get, here."""
-    pick = request.param
-
-    def platform_dependent(*args, default, tpu):
-        return (tpu if pick == 'tpu' else default)(*args)
-
-    monkeypatch.setattr(jax.lax, 'platform_dependent', platform_dependent)
-    return pick
-
-
 def test_rank_counts_what_comes_before(form):
     score = jnp.array(np.random.default_rng(0).integers(0, 5, (3, 40)), jnp.float32)  # many ties
     expected = np.argsort(np.argsort(np.asarray(score), axis=-1, kind='stable'), axis=-1, kind='stable')

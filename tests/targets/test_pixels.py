@@ -44,7 +44,7 @@ def video(channels=3):
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_channels_of_a_cube_are_normalised_one_by_one(channels):
+def test_channels_of_a_cube_are_normalised_one_by_one(form, channels):
     batch, tokens = video(channels)
     raw = np.asarray(tokens.raw, np.float64).reshape(2, 4, 32, channels)
     mean, std = raw.mean(2), raw.std(2, ddof=1) + 1e-6
@@ -58,7 +58,7 @@ def test_channels_of_a_cube_are_normalised_one_by_one(channels):
         np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
-def test_the_first_frame_of_each_cube_is_normalised_by_itself():
+def test_the_first_frame_of_each_cube_is_normalised_by_itself(form):
     batch, tokens = video()
     first = patches({'video': batch['video'][:, ::2]}, key='video', patch=(1, 4, 4))
     for norm in (False, True, 'channel'):

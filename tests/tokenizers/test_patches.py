@@ -11,16 +11,17 @@ CASES = [
     ((2, 17, 2), (4,)),
     ((1, 4, 8, 12, 1), (2, 4, 3)),
     ((1, 3, 4, 4, 6, 5), (1, 2, 4, 3)),
+    ((2, 4, 32, 48, 3), (2, 16, 16)),
 ]
 
 
 @pytest.mark.parametrize(('shape', 'patch'), CASES)
-def test_unpatchify_inverts_patchify(shape, patch):
+def test_unpatchify_inverts_patchify(form, shape, patch):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     np.testing.assert_array_equal(unpatchify(patchify(jnp.array(x), patch), patch, shape), x)
 
 
-def test_patch_order_is_that_of_mae():
+def test_patch_order_is_that_of_mae(form):
     x = np.random.default_rng(1).normal(size=(2, 8, 12, 3)).astype(np.float32)
     raw = np.asarray(patchify(jnp.array(x), (4, 4)))
     for row in range(2):
