@@ -1,10 +1,11 @@
 """What `mim_jax.tools.fit` says of every shipped config, at its default size and batch and at the largest of its paper, on some slices of TPUs that are not there.
 
     pip install -e '.[tpu]'
-    python benchmarks/fit_table.py --cells=runs/fit --out=benchmarks/results/fit.md
+    python benchmarks/fit_table.py --cells=runs/fit
 
 A cell is one config, or CONFIG:VARIANT, on one topology, compiled in a process of its own, and is kept as CELLS/CONFIG_TOPOLOGY.json: what is there is not compiled again.
-Encoders are scanned, which compiles faster and costs more cycles than the unrolled layers that most configs ship with.
+Encoders are scanned, which compiles faster and costs more cycles than the unrolled layers that most configs ship with. The table takes the place of the one in
+docs/performance.md.
 """
 
 import argparse
@@ -26,12 +27,15 @@ DATA_DECIDE = {  # what training finds out from the data
     **dict.fromkeys(('dit:xl2', 'maskdit:xl2', 'microdit:xl2'), ['--config.data.channels=4']),
 }
 GIB = 1 << 30
+BEGIN, END = '<!-- fit_table.py -->', '<!-- until here -->'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('--cells', type=Path, default=Path('runs/fit'), help='a folder')
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results/fit.md'), help='the table')
+    parser.add_argument(
+        '--out', type=Path, default=ROOT / 'docs/performance.md', help='a text with the table between two comments'
+    )
     parser.add_argument('--topologies', default=','.join(TOPOLOGIES))
     parser.add_argument('--configs', default=','.join(names()))
     parser.add_argument('--timeout', type=float, default=7200, help='seconds of a cell')
@@ -42,7 +46,13 @@ def main() -> None:
             path = cell_path(options.cells, name, topology)
             if not path.exists():
                 compile_cell(name, topology, path, options.timeout)
-            options.out.write_text(table(options.cells, options.configs.split(','), options.topologies.split(',')))
+            write(options.out, table(options.cells, names(), options.topologies.split(',')))
+
+
+def write(path: Path, table: str) -> None:
+    """Puts the table in its place."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    path.write_text(f'{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}')
 
 
 def names() -> list[str]:
@@ -82,33 +92,33 @@ def compile_cell(name: str, topology: str, path: Path, timeout: float) -> None:
 
 
 def table(cells: Path, configs: list[str], topologies: list[str]) -> str:
-    """All cells there are."""
-    out = [
-        '# Every config on TPUs, by the compiler',
-        '',
-        'Nothing here ran on a TPU. `python benchmarks/fit_table.py` compiled the real train step of each config, at its default size and global batch, with',
-        '`python -m mim_jax.tools.fit`; docs/performance.md says what such numbers can and cannot tell. Encoders are scanned (`encoder.scan=True`), which compiles faster and',
-        'costs more cycles than the unrolled layers that most configs ship with. GiB: arguments and temporaries of a chip. Micro-batches are those that training would choose.',
-        'Exchange: collectives at the published bandwidth. MFU: if no collective hides behind the rest, and if all do.',
-    ]
-    for topology in topologies:
-        paths = {name: cell_path(cells, name, topology) for name in configs}
-        rows = [row(name, json.loads(path.read_text())) for name, path in paths.items() if path.exists()]
-        if rows:
-            out += ['', f'## {topology}', '', '| config | batch | micro-batches x rows of a chip | GiB | M cycles | ms | exchange, ms | MFU |', '|---|---|---|---|---|---|---|---|', *rows]  # fmt: skip
-    return '\n'.join(out) + '\n'
+    """All cells there are, a row for each config."""
+    rows = []
+    for name in configs:
+        paths = [cell_path(cells, name, topology) for topology in topologies]
+        found = [json.loads(path.read_text()) if path.exists() else None for path in paths]
+        if any(found):
+            rows.append('| ' + ' | '.join([f'`{spec(name)}`', batch(found), *map(cell, found)]) + ' |')
+    head = ['config', 'batch', *topologies]
+    return '\n'.join([f'| {" | ".join(head)} |', '|---' * len(head) + '|', *rows])
 
 
-def row(name: str, cell: dict) -> str:
-    """One cell as a row of the table."""
-    if 'failed' in cell:
-        return f'| `{spec(name)}` | | | {cell["failed"].replace("mim_jax: ", "")} | | | | |'
-    if not cell['fits']:
-        return f'| `{spec(name)}` | | | does not fit: {cell["need"] / GIB:.1f} of {cell["room"] / GIB:.1f} | | | | |'
-    return (
-        f'| `{spec(name)}` | {cell["batch"]} | {cell["micro_batches"]} x {cell["rows"]} | {cell["memory"]["total"] / GIB:.2f} | {cell["cycles"] / 1e6:.1f} | '
-        f'{cell["seconds"] * 1e3:.1f} | {cell["collective_seconds"] * 1e3:.2f} | {cell["mfu_exposed"]:.1%} to {cell["mfu"]:.1%} |'
-    )
+def batch(found: list[dict | None]) -> str:
+    """The global batch of a config."""
+    return ', '.join(sorted({str(x['batch']) for x in found if x and 'batch' in x}))
+
+
+def cell(found: dict | None) -> str:
+    """Micro-batches x rows of a chip; memory; time; MFU."""
+    if found is None:
+        return ''
+    if 'failed' in found:
+        return found['failed'].replace('mim_jax: ', '')
+    if not found['fits']:
+        return f'does not fit: {found["need"] / GIB:.1f} of {found["room"] / GIB:.1f} GiB'
+    used = ' to '.join(dict.fromkeys(f'{100 * found[key]:.2g}' for key in ('mfu_exposed', 'mfu')))
+    time = f'{found["seconds"] * 1e3:.3g} + {found["collective_seconds"] * 1e3:.2g} ms'
+    return f'{found["micro_batches"]} x {found["rows"]}; {found["memory"]["total"] / GIB:.3g} GiB; {time}; {used}%'
 
 
 if __name__ == '__main__':
