@@ -73,10 +73,8 @@ class SelfAttention(_Decoder):
         at_seen = jnp.pad(positions(pos_seen), [(0, 0), (prefix, 0), (0, 0)])
         x += at_seen.astype(x.dtype)
         x = jnp.concatenate([x, self._asked(positions, pos_asked)], 1) if asked else x
-        valid, condition = (
-            _valid(z, prefix, seen, asked, valid_seen, valid_asked),
-            in_width(condition, self.width, self.dtype),
-        )
+        valid = _valid(z, prefix, seen, asked, valid_seen, valid_asked)
+        condition = in_width(condition, self.width, self.dtype)
         return self._answer(_blocks(self)(x, valid=valid, condition=condition)[:, read:], condition, width)
 
 
