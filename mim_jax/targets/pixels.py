@@ -22,12 +22,9 @@ def patch_statistics(raw: Array, channels: int | None = None, eps: float = 1e-6)
     channels=c, as VideoMAE (arXiv 2203.12602): f32[B, N, c], each channel by itself; the deviation is
     sqrt(variance) + eps. `to_values` repeats them for each value. The variance is unbiased in both; a single value has variance 0.
     """
-    moments = partial(_moments, channels=channels or 1)
-    if channels is None:
-        mean, var = moments(raw.astype(jnp.float32))
-    else:
-        product = partial(_moments_by_product, channels=channels)
-        mean, var = lax.platform_dependent(raw.astype(jnp.float32), tpu=product, default=moments)
+    raw, count = raw.astype(jnp.float32), channels or 1
+    moments, by_product = partial(_moments, channels=count), partial(_moments_by_product, channels=count)
+    mean, var = moments(raw) if count == 1 else lax.platform_dependent(raw, tpu=by_product, default=moments)
     return mean, jnp.sqrt(var + eps) if channels is None else jnp.sqrt(var) + eps
 
 

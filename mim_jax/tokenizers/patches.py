@@ -37,12 +37,12 @@ def patchify(x: Array, patch: tuple[int, ...]) -> Array:
     Raises:
         ValueError: see `patch_grid`.
     """
-    _, *spatial, _ = x.shape
+    _, *spatial, channels = x.shape
     _, *cells = patch_grid(x.shape, patch)
     pad = [(0, n * p - s) for n, p, s in zip(cells, patch, spatial, strict=True)]
     if any(after for _, after in pad):
         x = jnp.pad(x, [(0, 0), *pad, (0, 0)], mode='edge')
-    if len(cells) == 1:
+    if len(cells) == 1 or channels == 1:
         return cut(x, patch)
     return lax.platform_dependent(x, tpu=partial(cut_last_first, patch=patch), default=partial(cut, patch=patch))
 
@@ -56,8 +56,8 @@ def cut(x: Array, patch: tuple[int, ...]) -> Array:
 
 
 def cut_last_first(x: Array, patch: tuple[int, ...]) -> Array:
-    """The same of two axes or more, for TPUs, which lay an array of few channels out by its last spatial axis: that one is cut while another lies
-    last, or all of the patches would be padded to 128 columns."""
+    """The same of two axes or more and some channels, for TPUs, which lay such an array out by its last spatial axis: that one is cut while another
+    lies last, or the columns of each patch would be padded to 128."""
     b, *spatial, c = x.shape
     *before, rows, columns = spatial
     width, d = patch[-1], len(patch)
