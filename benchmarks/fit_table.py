@@ -117,8 +117,8 @@ def cell(found: dict | None) -> str:
     if not found['fits']:
         return f'does not fit: {found["need"] / GIB:.1f} of {found["room"] / GIB:.1f} GiB'
     used = ' to '.join(dict.fromkeys(f'{100 * found[key]:.2g}' for key in ('mfu_exposed', 'mfu')))
-    time = f'{found["seconds"] * 1e3:.3g} + {found["collective_seconds"] * 1e3:.2g} ms'
-    return f'{found["micro_batches"]} x {found["rows"]}; {found["memory"]["total"] / GIB:.3g} GiB; {time}; {used}%'
+    time = f'{found["seconds"] * 1e3:.1f} + {found["collective_seconds"] * 1e3:.1f} ms'
+    return f'{found["micro_batches"]} x {found["rows"]}; {found["memory"]["total"] / GIB:.2f} GiB; {time}; {used}%'
 
 
 if __name__ == '__main__':
