@@ -22,9 +22,9 @@ def patch_statistics(raw: Array, channels: int | None = None, eps: float = 1e-6)
     channels=c, as VideoMAE (arXiv 2203.12602): f32[B, N, c], each channel by itself; the deviation is
     sqrt(variance) + eps. `to_values` repeats them for each value. The variance is unbiased in both; a single value has variance 0.
     """
-    raw, count = raw.astype(jnp.float32), channels or 1
-    moments, by_product = partial(_moments, channels=count), partial(_moments_by_product, channels=count)
-    mean, var = moments(raw) if count == 1 else lax.platform_dependent(raw, tpu=by_product, default=moments)
+    raw, groups = raw.astype(jnp.float32), channels or 1
+    by_axis, by_product = partial(_moments, channels=groups), partial(_moments_by_product, channels=groups)
+    mean, var = by_axis(raw) if groups == 1 else lax.platform_dependent(raw, tpu=by_product, default=by_axis)
     return mean, jnp.sqrt(var + eps) if channels is None else jnp.sqrt(var) + eps
 
 
@@ -59,7 +59,7 @@ def to_values(x: Array, width: int) -> Array:
 
 def _channel_of(width: int, channels: int) -> Array:
     """Of each value of a patch, one-hot f32[width, channels]."""
-    return jnp.asarray(jnp.arange(width)[:, None] % channels == jnp.arange(channels), jnp.float32)
+    return jax.nn.one_hot(jnp.arange(width) % channels, channels)
 
 
 def normalised(raw: Array, channels: int | None = None) -> Array:
