@@ -24,10 +24,33 @@ def histogram(image: Array) -> Array:
         channel = jnp.arange(image.shape[-1])
         return jnp.zeros((image.shape[-1], 256), jnp.int32).at[channel, image.astype(jnp.int32)].add(1)
 
-    def compare(image):  # a TPU scatters one element at a time
-        return (image[..., None] == jnp.arange(256)).sum((0, 1), dtype=jnp.int32)
+    def by_product(image):  # a TPU scatters one element at a time
+        high, low = digits(image)
+        counts = jnp.einsum('chp,clp->chl', high, low, preferred_element_type=jnp.float32)
+        return counts.reshape(-1, 256).astype(jnp.int32)
 
-    return jax.lax.platform_dependent(image, tpu=compare, default=scatter)
+    return jax.lax.platform_dependent(image, tpu=by_product, default=scatter)
+
+
+def look_up(table: Array, image: Array) -> Array:
+    """The grey level that table i32[C, 256] has for each of the image: f32[h, w, C]."""
+
+    def gather(table, image):
+        return table[jnp.arange(image.shape[-1]), image.astype(jnp.int32)].astype(jnp.float32)
+
+    def by_product(table, image):  # grey levels are exact in bf16
+        high, low = digits(image)
+        table = table.reshape(-1, 16, 16).astype(jnp.bfloat16)
+        rows = jnp.einsum('chl,clp->chp', table, low, preferred_element_type=jnp.float32)
+        return jnp.where(high > 0, rows, 0).sum(1).T.reshape(image.shape)
+
+    return jax.lax.platform_dependent(table, image, tpu=by_product, default=gather)
+
+
+def digits(image: Array) -> tuple[Array, Array]:
+    """The two hexadecimal digits of grey levels, as one-hot columns of bf16[C, 16, h * w]."""
+    level = image.astype(jnp.int32).reshape(-1, image.shape[-1]).T
+    return tuple(jax.nn.one_hot(digit, 16, axis=1, dtype=jnp.bfloat16) for digit in (level // 16, level % 16))
 
 
 def equalize(image: Array, level: Array, sign: Array) -> Array:
@@ -36,7 +59,7 @@ def equalize(image: Array, level: Array, sign: Array) -> Array:
     step = (count.sum(-1, keepdims=True) - last) // 255
     table = (step // 2 + jnp.cumsum(count, -1) - count) // jnp.maximum(step, 1)
     table = jnp.where(step > 0, jnp.minimum(table, 255), jnp.arange(256))
-    return table[jnp.arange(image.shape[-1]), image.astype(jnp.int32)].astype(jnp.float32)
+    return look_up(table, image)
 
 
 def invert(image: Array, level: Array, sign: Array) -> Array:

@@ -83,3 +83,10 @@ def test_probability_zero_only_quantises():
     image = jnp.asarray(IMAGE / 255.0, jnp.float32)
     got = jax.jit(partial(ra.rand_augment, prob=0.0))(jax.random.key(0), image)
     np.testing.assert_allclose(got, image, atol=1e-6)
+
+
+@pytest.mark.parametrize('colours', [3, 256])
+def test_equalize_in_both_forms_is_pillows(form, colours):
+    image = (IMAGE // (256 // colours) * (256 // colours)).astype(np.uint8)
+    expected = ImageOps.equalize(Image.fromarray(image))
+    np.testing.assert_array_equal(ra.equalize(jnp.asarray(image, jnp.float32), 9.0, 1.0), np.asarray(expected))
