@@ -18,6 +18,12 @@ from mim_jax.errors import InputError
 from mim_jax.progress import matmul_flops
 
 MEMORY_SHARE = 0.92  # of a device's memory that the step may take
+OPTIONS = dict(  # of the compiler, by platform
+    # YNNPACK for sums and maxima, where it is ten times as fast, and not for products, where it takes a tenth longer
+    cpu=dict(xla_cpu_experimental_ynn_fusion_type='LIBRARY_FUSION_TYPE_REDUCE'),
+    # parameters cut over fsdp are gathered whole: piece by piece amid the products costs more than it hides, three times the step of MAE on v5e
+    tpu=dict(xla_jf_spmd_threshold_for_windowed_einsum_mib=1_000_000),
+)
 
 
 class DoesNotFit(InputError):
@@ -142,13 +148,29 @@ def cuts(rows: int, micro_batch: int) -> list[int]:
     return [rows // micro_batch] if micro_batch else divisors
 
 
+def compiled(lowered: jax.stages.Lowered, platform: str = '', **options) -> jax.stages.Compiled:
+    """The program by `OPTIONS` of a platform, '' = of this run; by none where the compiler does not know one of them.
+
+    Args:
+        options: more of the compiler's, by name.
+    """
+    own = OPTIONS.get(platform or jax.default_backend(), {})
+    options = {k: v for k, v in own.items() if k not in os.environ.get('LIBTPU_INIT_ARGS', '')} | options
+    try:
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:  # options come and go
+        if not options or 'No such compile option' not in str(error):
+            raise
+        return lowered.compile()
+
+
 def fit(
     lower: Callable[[int], jax.stages.Lowered],
     rows: int,
     choices: Sequence[int],
     limit: float,
     arguments: int = 0,
-    compiled: Callable[[jax.stages.Lowered], jax.stages.Compiled] | None = None,
+    compiled: Callable[[jax.stages.Lowered], jax.stages.Compiled] = compiled,
 ) -> Step:
     """Compiles with the fewest micro-batches whose memory fits.
 
@@ -158,12 +180,12 @@ def fit(
         choices: numbers of micro-batches to try, ascending.
         limit: bytes of a device.
         arguments: bytes of state and batch on a device, of which a compiler that refuses does not speak.
-        compiled: how to compile; None = for the devices of this run.
+        compiled: how to compile.
 
     Raises:
         DoesNotFit: the smallest micro-batch does not fit.
     """
-    least, need, compiled = 1, 0.0, compiled or compiled_for_here
+    least, need = 1, 0.0
     for accumulate in choices:
         if accumulate < least and accumulate != choices[-1]:
             continue
@@ -191,18 +213,6 @@ def asked(refusal: str) -> float:
     """Bytes of a device that temporaries would need, from the words with which the TPU compiler refuses them; inf where they do not say."""
     found = re.search(r'HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available', refusal)
     return float(found[1]) * 1024 ** ' KMGT'.index(found[2] or ' ') if found else math.inf
-
-
-def compiled_for_here(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """On CPU with YNNPACK for sums and maxima, where it is ten times as fast, and not for products, where it takes a tenth longer."""
-    if jax.default_backend() != 'cpu':
-        return lowered.compile()
-    try:
-        return lowered.compile(compiler_options={'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'})
-    except jax.errors.JaxRuntimeError as error:  # experimental options come and go
-        if 'No such compile option' not in str(error):
-            raise
-        return lowered.compile()
 
 
 def device_memory() -> float:

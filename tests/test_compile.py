@@ -109,6 +109,31 @@ def test_other_errors_of_the_compiler_are_not_about_memory():
         compile.fit(lambda accumulate: SimpleNamespace(compile=fails), 4, [1, 2], 1e9)
 
 
+WINDOWED = 'xla_jf_spmd_threshold_for_windowed_einsum_mib'
+
+
+def test_options_of_the_compiler_are_those_of_the_platform_and_the_environment_stands_over_them(monkeypatch):
+    tried = []
+    program = SimpleNamespace(compile=lambda compiler_options: tried.append(compiler_options))
+    compile.compiled(program, 'tpu', more=1)
+    compile.compiled(program, 'gpu')
+    monkeypatch.setenv('LIBTPU_INIT_ARGS', f'--{WINDOWED}=7')
+    compile.compiled(program, 'tpu')
+    assert tried == [{WINDOWED: 1_000_000, 'more': 1}, {}, {}]
+
+
+def test_a_compiler_that_does_not_know_an_option_gets_none():
+    tried = []
+
+    def build(compiler_options=None):
+        tried.append(compiler_options)
+        if compiler_options:
+            raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option: 'it'")
+
+    compile.compiled(SimpleNamespace(compile=build), 'cpu')
+    assert tried == [compile.OPTIONS['cpu'], None]
+
+
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     found = {}
     monkeypatch.setattr(jax.config, 'update', found.__setitem__)

@@ -27,6 +27,11 @@ class Place(NamedTuple):
     memory: float
 
     @property
+    def platform(self) -> str:
+        """Of its devices."""
+        return self.devices[0].platform
+
+    @property
     def slices(self) -> int:
         """Of TPUs."""
         return topology.slices_of(self.name)[0]
@@ -65,7 +70,7 @@ class Compiler:
         """
         start = time.time()
         try:
-            call = lowered.compile() if self.place.chip else compile.compiled_for_here(lowered)
+            call = compile.compiled(lowered, self.place.platform)
         except jax.errors.JaxRuntimeError as error:
             if 'RESOURCE_EXHAUSTED' not in str(error):
                 raise RunError(f'the compiler failed: {str(error).splitlines()[0]}') from error
@@ -153,8 +158,8 @@ def printed(step: compile.Step, lower: Callable) -> tuple[str, bool]:
     try:
         return step.call.as_text(), False
     except jax.errors.JaxRuntimeError:
-        options = {'xla_tpu_offload_gather_to_sparsecore': 'false'}
-        return lower(step.accumulate).compile(compiler_options=options).as_text(), True
+        again = compile.compiled(lower(step.accumulate), 'tpu', xla_tpu_offload_gather_to_sparsecore='false')
+        return again.as_text(), True
 
 
 def describe(config) -> str:

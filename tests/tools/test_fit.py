@@ -117,12 +117,13 @@ def test_a_program_that_cannot_be_printed_is_compiled_without_the_sparse_core():
         raise jax.errors.JaxRuntimeError('INTERNAL: async-update instruction should have 1 operands but sees 3')
 
     def lower(accumulate):
-        return SimpleNamespace(
-            compile=lambda compiler_options: SimpleNamespace(as_text=lambda: f'{accumulate} {compiler_options}')
-        )
+        def build(compiler_options):
+            return SimpleNamespace(as_text=lambda: f'{accumulate} {compiler_options.popitem()}')
+
+        return SimpleNamespace(compile=build)
 
     step = compile.Step(SimpleNamespace(as_text=broken), 2, 0, {})
-    assert aot.printed(step, lower) == ("2 {'xla_tpu_offload_gather_to_sparsecore': 'false'}", True)
+    assert aot.printed(step, lower) == ("2 ('xla_tpu_offload_gather_to_sparsecore', 'false')", True)
     assert aot.printed(compile.Step(SimpleNamespace(as_text=lambda: 'HloModule'), 2, 0, {}), lower) == (
         'HloModule',
         False,
