@@ -44,6 +44,7 @@ def base() -> ConfigDict:
     c.init_part = 'encoder'  # what it takes from there, or 'all' of the network
     c.smaller = ''  # a config to name where this one would take days
     c.ema = 0.0  # decay of the moving average of the parameters; 0 = none
+    c.end_ema = 0.0  # what its decay grows to, step by step; 0 = it stays
     c.micro_batch = 0  # rows a device computes at once; 0 = as many as fit
     c.max_bad_steps = 5  # non-finite steps in a row before the run rolls back
     c.mesh = dict(data=-1, fsdp=1, model=1)

@@ -41,6 +41,7 @@ LIMITS = {  # of numbers, both included
     'micro_batch': (0, None),
     'max_bad_steps': (1, None),
     'ema': (0, 1),
+    'end_ema': (0, 1),
     'data.batch_size': (1, None),
     'data.channels': (1, None),
     'data.workers': (0, None),
@@ -331,7 +332,7 @@ def augment(config) -> Callable:
 
 def optimizer(config, **options) -> Callable:
     """`(params) -> optax transformation`, without the learning rate."""
-    return part('optim', config.optimizer, where='optimizer', **options)
+    return part('optim', config.optimizer, where='optimizer', total_steps=config.total_steps, **options)
 
 
 def schedule(config) -> Callable:

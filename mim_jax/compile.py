@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mim_jax import build, sharding, step
@@ -105,12 +106,13 @@ def lowering(config, objective, augment: Callable, abstract: step.TrainState, me
         build.schedule(config),
         step.make_loss(objective, augment),
     )
+    ema = optax.linear_schedule(config.ema, config.end_ema or config.ema, config.total_steps)
     batch, placed = batch_on(config, mesh), jax.tree.map(lambda x: x.sharding, abstract)
 
     def lower(accumulate: int):
         def train_step(state, batch, lr_scale):
             return step.train_step(state, batch, lr_scale, seed=config.seed, loss=loss, tx=tx, schedule=schedule,
-                                   accumulate=accumulate, ema=config.ema)  # fmt: skip
+                                   accumulate=accumulate, ema=ema)  # fmt: skip
 
         jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, NamedSharding(mesh, PartitionSpec())))
         return jitted.lower(abstract, batch, jax.ShapeDtypeStruct((), jnp.float32))
@@ -227,12 +229,17 @@ def device_memory() -> float:
 
 
 def model_flops(config, objective, augment: Callable, params: dict) -> float:
-    """FLOPs of the matrix products of one example, forward and backward, nothing recomputed."""
+    """FLOPs of the matrix products of one example, forward and backward, nothing recomputed; of a teacher, forward."""
     rows = max(getattr(objective, 'clean_every', 1), 1)
     keys = jax.eval_shape(partial(step.row_keys, 0, 0, rows))
     view = jax.eval_shape(partial(augment, train=True), keys, batch_spec(config, rows))
-    return (
-        3.0
-        / rows
-        * matmul_flops(lambda p, b, k: objective.apply({'params': p}, b, k, train=False)[0], params, view, keys)
-    )
+
+    def forward(**taught) -> int:
+        run = partial(objective.apply, train=False, **taught)
+        return matmul_flops(lambda p, b, k: run({'params': p}, b, k)[0], params, view, keys)
+
+    whole = learner = forward()
+    if getattr(objective, 'taught', False):
+        told = jax.eval_shape(lambda p, b: objective.apply({'params': p}, b, method='encode'), params, view)
+        learner = forward(teacher=lambda batch: jnp.zeros(told.shape, told.dtype))
+    return (whole + 2.0 * learner) / rows

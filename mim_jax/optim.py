@@ -53,13 +53,12 @@ def layer_rule(path: str, depth: int, decay: float) -> float:
     return decay ** (depth + 1 - layer_of(path, depth))
 
 
-def schedule(
-    *, lr: float, batch_size: int, total_steps: int, warmup_steps: int = 0, end_lr: float = 0.0, scale_lr_by: int = 256
-) -> optax.Schedule:
-    """Linear warm-up from 0 and cosine to `end_lr`; the peak is lr * batch_size / scale_lr_by (0: lr as it is), arXiv 1706.02677."""
+def schedule(*, lr: float, batch_size: int, total_steps: int, warmup_steps: int = 0, start_lr: float = 0.0, end_lr: float = 0.0,
+             scale_lr_by: int = 256) -> optax.Schedule:  # fmt: skip
+    """Linear warm-up from `start_lr` and cosine to `end_lr`; the peak is lr * batch_size / scale_lr_by (0: lr as it is), arXiv 1706.02677."""
     peak, warmup_steps = _peak(lr, batch_size, scale_lr_by), min(warmup_steps, max(total_steps - 1, 0))
     return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup_steps else peak, peak, warmup_steps, max(total_steps, warmup_steps + 1), end_lr
+        start_lr if warmup_steps else peak, peak, warmup_steps, max(total_steps, warmup_steps + 1), end_lr
     )
 
 
@@ -76,7 +75,7 @@ def _peak(lr: float, batch_size: int, scale_lr_by: int) -> float:
 
 
 def adamw(params, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.05, clip: float = 0.0,
-          layer_decay: float = 1.0, depth: int = 0) -> optax.GradientTransformation:  # fmt: skip
+          layer_decay: float = 1.0, depth: int = 0, end_weight_decay: float | None = None, total_steps: int = 0) -> optax.GradientTransformation:  # fmt: skip
     """AdamW (arXiv 1711.05101) without the learning rate: the step multiplies by it.
 
     Args:
@@ -84,7 +83,12 @@ def adamw(params, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8, weigh
         clip: largest global gradient norm; 0 = off.
         layer_decay: learning-rate factor per layer below the head, 1 = off.
         depth: blocks of the encoder; 0 = those among `params`.
+        end_weight_decay: to which weight decay goes by a cosine over `total_steps`; None = it stays.
+        total_steps: see `end_weight_decay`.
     """
+    if end_weight_decay is not None:
+        start, gone = weight_decay, optax.cosine_decay_schedule(1.0, total_steps)
+        weight_decay = lambda count: end_weight_decay + (start - end_weight_decay) * gone(count)  # noqa: E731
     decays = by_path(params, decay_rule)
     parts = [optax.clip_by_global_norm(clip)] if clip else []
     parts += [optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, jax.tree.map(bool, decays))]

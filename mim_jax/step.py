@@ -1,6 +1,7 @@
 """The train state and the one train step of every objective."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -48,15 +49,20 @@ def init(seed: int, batch: dict, *, objective, augment: Callable, tx_of: Callabl
 
 
 def make_loss(objective, augment: Callable) -> Callable:
-    """`(params, batch, keys) -> (loss, aux)` of raw records: augmentation included."""
+    """`(params, batch, keys, teacher) -> (loss, aux)` of raw records: augmentation included.
 
-    def loss(params, batch, keys):
+    The teacher, parameters or None, is what targets of features are asked of.
+    """
+
+    def loss(params, batch, keys, teacher=None):
         drop_path, draw, crop = (jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in range(3))
-        batch = augment(crop, batch, train=True)
+        batch, taught = augment(crop, batch, train=True), {}
+        if teacher is not None and getattr(objective, 'taught', False):
+            taught = dict(teacher=partial(objective.apply, {'params': sharding.gather_tables(teacher)}, method='encode'))
         with nn.intercept_methods(sharding.keep_rows):
             return objective.apply(
-                {'params': sharding.gather_tables(params)}, batch, draw, train=True, rngs={'drop_path': drop_path[0]}
-            )
+                {'params': sharding.gather_tables(params)}, batch, draw, train=True, rngs={'drop_path': drop_path[0]}, **taught
+            )  # fmt: skip
 
     return loss
 
@@ -83,8 +89,8 @@ def gradients(loss: Callable, params: dict, batch: dict, keys: Array, accumulate
 
 
 def train_step(state: TrainState, batch: dict, lr_scale: Array, *, seed: int, loss: Callable, tx: optax.GradientTransformation,
-               schedule: optax.Schedule, accumulate: int = 1, ema: float = 0.0) -> tuple[TrainState, dict]:  # fmt: skip
-    """One optimiser step on one global batch; a non-finite loss or gradient changes nothing but the step count.
+               schedule: optax.Schedule, accumulate: int = 1, ema: optax.ScalarOrSchedule = 0.0) -> tuple[TrainState, dict]:  # fmt: skip
+    """One optimiser step on one global batch, with `state.ema` as the teacher where one is asked; a non-finite loss or gradient changes nothing but the step count.
 
     Returns:
         state: the next one.
@@ -92,7 +98,7 @@ def train_step(state: TrainState, batch: dict, lr_scale: Array, *, seed: int, lo
             which the first bad parameter is found; 'features' f32[<=256, D].
     """
     keys = row_keys(seed, state.step, batch['valid'].shape[0])
-    value, aux, grads = gradients(loss, state.params, batch, keys, accumulate)
+    value, aux, grads = gradients(partial(loss, teacher=state.ema), state.params, batch, keys, accumulate)
     leaf_norms = jnp.stack([jnp.sqrt(jnp.square(g.astype(jnp.float32)).sum()) for g in jax.tree.leaves(grads)])
     grad_norm = jnp.linalg.norm(leaf_norms)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -101,7 +107,8 @@ def train_step(state: TrainState, batch: dict, lr_scale: Array, *, seed: int, lo
     def update():
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optim.apply(state.params, updates, lr)
-        averaged = state.ema if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema)
+        decay = ema(state.step) if callable(ema) else ema
+        averaged = state.ema if state.ema is None else optax.incremental_update(params, state.ema, 1 - decay)
         return state.replace(params=params, ema=averaged, opt_state=opt_state)
 
     # a branch, not a select of every leaf, which on CPU can cost more than the gradients do

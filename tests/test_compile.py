@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mim_jax import compile, sharding, train
+from mim_jax import compile, masks, sharding, train
 from mim_jax.errors import InputError
 from tests import checks
 
@@ -193,3 +193,20 @@ def test_parameters_cut_over_fsdp_are_gathered_and_tokens_are_not(scan):
     in_blocks = [line for line in text.splitlines() if '/blocks/' in line]
     assert not [line for line in in_blocks if '= f32[20,' in line]  # never the rows of all devices
     assert [line for line in in_blocks if '= f32[5,' in line] and 'all-gather' in text
+
+
+def test_flops_of_a_teacher_are_those_of_its_forward_pass():
+    """Of I-JEPA's parts, by the shapes of their products: of a block on N tokens, 24 N D^2 + 4 N^2 D."""
+    config = checks.tiny('ijepa')
+    objective, augment, abstract = train.parts(config, sharding.make_mesh(1))
+    flops = compile.model_flops(config, objective, augment, abstract.params)
+
+    def blocks(depth, n, width=16):
+        return depth * (24 * n * width**2 + 4 * n**2 * width)
+
+    patch, seen, slots = 14 * 14 * 3, int(0.28 * 16), masks.multiblock(jax.random.key(0), (1, 4, 4)).target.shape[1] // 4
+    student = 2 * seen * patch * 16 + blocks(2, seen)
+    teacher = 2 * 16 * patch * 16 + blocks(2, 16)
+    predictor = 4 * (2 * seen * 16**2 + blocks(1, seen + slots) + 2 * slots * 16**2)
+    mean_goal = 2 * 4 * slots * 16
+    assert flops == 3 * (student + predictor + mean_goal) + teacher

@@ -82,6 +82,8 @@ def test_schedule_is_linear_then_cosine():
     rate = optim.schedule(lr=1.5e-4, batch_size=4096, total_steps=100, warmup_steps=10, end_lr=1e-5)
     peak = 1.5e-4 * 16
     np.testing.assert_allclose([rate(0), rate(5), rate(10)], [0, peak / 2, peak], rtol=1e-6)
+    raised = optim.schedule(lr=1e-3, batch_size=4096, total_steps=100, warmup_steps=10, start_lr=2e-4, scale_lr_by=0)
+    np.testing.assert_allclose([raised(0), raised(5), raised(10)], [2e-4, 6e-4, 1e-3], rtol=1e-6)
     step = np.arange(10, 101)
     np.testing.assert_allclose(
         rate(step), 1e-5 + (peak - 1e-5) * 0.5 * (1 + np.cos(np.pi * (step - 10) / 90)), rtol=1e-4
@@ -101,3 +103,13 @@ def test_schedule_of_a_run_shorter_than_its_warmup():
     rate = optim.schedule(lr=1.0, batch_size=256, total_steps=5, warmup_steps=100)
     assert float(rate(4)) == 1.0
     assert float(optim.schedule(lr=0.5, batch_size=7, total_steps=1, scale_lr_by=0)(0)) == 0.5
+
+
+def test_weight_decay_grows_by_a_cosine():
+    params, still = dict(kernel=jnp.ones(2)), dict(kernel=jnp.zeros(2))
+    tx = optim.adamw(params, weight_decay=0.04, end_weight_decay=0.4, total_steps=8)
+    state, found = tx.init(params), []
+    for _ in range(8):
+        updates, state = tx.update(still, state, params)
+        found.append(float(updates['kernel'][0]))
+    np.testing.assert_allclose(found, 0.4 - 0.36 * 0.5 * (1 + np.cos(np.pi * np.arange(8) / 8)), rtol=1e-5)

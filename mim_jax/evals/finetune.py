@@ -42,13 +42,13 @@ def make_tx(params: dict, depth: int, tuned: int, **options) -> optax.GradientTr
 
 
 def make_loss(task: Classification, augment: Callable, depth: int, tuned: int) -> Callable:
-    """`(params, batch, keys) -> (loss, aux)` of raw records that stops gradients at the first tuned block."""
+    """`step.make_loss` that stops gradients at the first tuned block."""
     loss = step.make_loss(task, augment)
 
-    def stopped(params, batch, keys):
+    def stopped(params, batch, keys, teacher=None):
         frozen = freeze(params, depth, tuned)
         params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
-        return loss(params, batch, keys)
+        return loss(params, batch, keys, teacher)
 
     return stopped
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mim_jax.masks.mask import Grid, Mask, ask_hidden, asking, fold, hide_highest, num_hidden, per_row, rank, size
+from mim_jax.masks.mask import Grid, Mask, ask_hidden, asking, fold, hide_highest, num_hidden, per_row, rank, size, take
 
 
 def random(key: Array, grid: Grid, *, ratio: float) -> Mask:
@@ -77,6 +77,78 @@ def block(
     flip = corner(fold(key, 4), 1)[..., 0] < 0.5
     order = jnp.where(flip[..., None, None], y * w + x, plane - 1 - (y * w + x))
     return hide_highest(-(first * plane + order).reshape(b, -1).astype(jnp.float32), hide)
+
+
+def multiblock(key: Array, grid: Grid, *, blocks: int = 4, scale: tuple[float, float] = (0.15, 0.2),
+               aspect: tuple[float, float] = (0.75, 1.5), context: tuple[float, float] = (0.85, 1.0), keep: float = 0.28,
+               least: int = 10) -> Mask:  # fmt: skip
+    """Asks for `blocks` rectangles, each by itself, and shows a larger one without them (I-JEPA, arXiv 2301.08243).
+
+    Each rectangle is drawn for itself, anywhere in the grid: its share of the tokens within `scale` and its height by its width within `aspect`,
+    both uniform; the larger one has a share within `context` and the shape of the grid. The published code draws one size for all rows
+    of a batch, never reaches the last row and column, and cuts what is visible to the shortest of the batch, from the end. Here what is
+    visible is cut to a share `keep` of the tokens, about what is left there, from a random end. Where it would be fewer than `least`
+    tokens, it overlaps with as few rectangles as need be, and is not asked for there.
+
+    Raises:
+        ValueError: the grid has not two axes, or a share is out of range.
+    """
+    if len(grid) != 3:
+        raise ValueError(f'multiblock masks need a grid of height and width, not {grid[1:]}')
+    if not (0 < scale[0] <= scale[1] < 1 and 0 < context[0] <= context[1] <= 1 and 0 < aspect[0] <= aspect[1] and 0 < keep < 1):
+        raise ValueError(f'multiblock: scale={scale}, context={context}, aspect={aspect}, keep={keep}: each has to be a rising pair of '
+                         'shares of the grid above 0 and at most 1, aspect of numbers above 0, and keep a share')  # fmt: skip
+    b, h, w = grid
+    n, most = h * w, max(int(keep * h * w), 1)
+
+    def uniform(data, low=0.0, high=1.0, count=blocks):  # f32[B, count]
+        return low + (high - low) * per_row(fold(key, data), jax.random.uniform, (b, count))
+
+    def corner(data, tall, wide):
+        top, left = uniform(data, count=tall.shape[1]), uniform(data + 1, count=tall.shape[1])
+        return jnp.floor(top * (h - tall + 1)), jnp.floor(left * (w - wide + 1))
+
+    area, shape = n * uniform(0, *scale), uniform(1, *aspect)
+    tall = jnp.clip(jnp.round(jnp.sqrt(area * shape)), 1, h)
+    wide = jnp.clip(jnp.round(jnp.sqrt(area / shape)), 1, w)
+    top, left = corner(2, tall, wide)
+    side = jnp.sqrt(uniform(4, *context, count=1))
+    large = jnp.clip(jnp.round(h * side), 1, h), jnp.clip(jnp.round(w * side), 1, w)
+    inside = rectangles(grid, top, left, tall, wide)  # bool[B, blocks, N]
+    around = rectangles(grid, *corner(5, *large), *large)  # bool[B, 1, N]
+    covered = jnp.cumsum(jnp.pad(inside, [(0, 0), (1, 0), (0, 0)]), 1) > 0  # by none, by the first, by the first two, ...
+    clear = around & ~covered  # bool[B, blocks + 1, N]
+    enough = clear.sum(-1) >= min(least, most)
+    chosen = jnp.maximum(enough.sum(-1, keepdims=True) - 1, 0)  # ever fewer are clear
+    visible = (clear & (jnp.arange(blocks + 1) == chosen)[..., None]).any(1)
+    count = jnp.cumsum(visible, -1)
+    count = jnp.where(uniform(7, count=1) < 0.5, count, count[:, -1:] - count + 1)
+    hidden = ~(visible & (count <= most))
+    # slot i of a rectangle is its i-th token
+    slot = jnp.arange(slots(grid, scale[1], aspect))
+    asked = slot < (tall * wide)[..., None]  # bool[B, blocks, L]
+    y, x = top[..., None] + slot // wide[..., None], left[..., None] + slot % wide[..., None]
+    target = jnp.where(asked, y * w + x, 0).astype(jnp.int32).reshape(b, -1)
+    asked = asked.reshape(b, -1)
+    weight = (asked & take(hidden, target)).astype(jnp.float32)
+    return Mask(hidden, target, weight, None, most_visible=most, asked=asked, groups=blocks)
+
+
+def rectangles(grid: Grid, top: Array, left: Array, tall: Array, wide: Array) -> Array:
+    """bool[B, M, N]: which tokens of a plane lie within each rectangle, given by whole numbers f32[B, M]."""
+    y, x = jnp.arange(grid[1])[:, None], jnp.arange(grid[2])
+    top, left, tall, wide = (each[..., None, None] for each in (top, left, tall, wide))
+    inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
+    return inside.reshape(*inside.shape[:2], -1)
+
+
+def slots(grid: Grid, scale: float, aspect: tuple[float, float]) -> int:
+    """Tokens of the largest rectangle of sides rounded to tokens, whose share is at most `scale` and whose height by width lies within `aspect`."""
+    _, height, width = grid
+    most = scale * height * width * (1 + 1e-6)
+    return max(h * w for h in range(1, height + 1) for w in range(1, width + 1)
+               if (h == 1 or w == 1 or (h - 0.5) * (w - 0.5) <= most)
+               and (h == height or aspect[0] * (w - 0.5) <= h + 0.5) and (w == width or h - 0.5 <= aspect[1] * (w + 0.5)))  # fmt: skip
 
 
 def grid(key: Array, grid: Grid, *, stride: int = 2) -> Mask:

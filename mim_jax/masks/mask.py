@@ -17,11 +17,13 @@ class Mask:
 
     Attributes:
         hidden: bool[B, N], True where the encoder may not look.
-        target: i32[B, T], positions that are asked for, ascending.
+        target: i32[B, T], positions that are asked for, ascending in each of `groups`.
         weight: f32[B, T], loss weight of each asked position; 0 = ignore.
         num_visible: visible tokens of every row (static), or None where rows differ.
         level: f32[B], the share of tokens that a diffusion of them expects to be hidden; None = no such thing.
         most_visible: visible tokens of any row (static) where rows differ and the method drops the hidden ones; None = no bound is known.
+        asked: bool[B, T], which of `target` are positions that are asked for, the others fill a row up; None = all.
+        groups: equal parts of `target` (static), each of which is asked for by itself.
     """
 
     hidden: Array
@@ -30,6 +32,8 @@ class Mask:
     num_visible: int | None = struct.field(pytree_node=False)
     level: Array | None = None
     most_visible: int | None = struct.field(pytree_node=False, default=None)
+    asked: Array | None = None
+    groups: int = struct.field(pytree_node=False, default=1)
 
     @property
     def visible(self) -> Array:

@@ -27,25 +27,40 @@ class Term(NamedTuple):
     weight: float
 
 
-def asked(mask: Mask, on: str) -> tuple[Array, Array]:
-    """Positions i32[B, T] a term asks for, and their weights f32[B, T].
+def asked(mask: Mask, on: str) -> tuple[Array, Array, Array | None]:
+    """Positions i32[B, T] a term asks for, their weights f32[B, T], and which are no mere filling bool[B, T], None = all.
 
     Raises:
         ValueError: `on` is not one of hidden, visible, all.
     """
     if on == 'hidden':
-        return mask.target, mask.weight
+        return mask.target, mask.weight, mask.asked
     if on == 'visible':
         filled = jnp.ones(mask.visible.shape, bool) if mask.filled is None else mask.filled
-        return mask.visible, filled.astype(jnp.float32)
+        return mask.visible, filled.astype(jnp.float32), mask.filled
     if on == 'all':
         every = jnp.broadcast_to(jnp.arange(mask.hidden.shape[1], dtype=jnp.int32), mask.hidden.shape)
-        return every, jnp.ones(every.shape, jnp.float32)
+        return every, jnp.ones(every.shape, jnp.float32), None
     raise ValueError(f"a term asks on 'hidden', 'visible' or 'all' tokens, not {on!r}")
 
 
+def by_group(predictor: Callable, groups: int, z: Array, pos_seen: Array, pos_asked: Array, width: int, valid_seen: Array | None,
+             valid_asked: Array | None) -> Array:  # fmt: skip
+    """What the predictor answers to each of the equal `groups` of positions, asked by itself: f32[B, T, width]."""
+
+    def again(x):
+        return None if x is None else jnp.repeat(x, groups, 0)
+
+    def apart(x):
+        return None if x is None else x.reshape(-1, x.shape[1] // groups, *x.shape[2:])
+
+    answer = predictor(again(z), again(pos_seen), apart(pos_asked), width, valid_seen=again(valid_seen),
+                       valid_asked=apart(valid_asked))  # fmt: skip
+    return answer.reshape(*pos_asked.shape[:2], width)
+
+
 class MaskedPrediction(nn.Module):
-    """MAE (arXiv 2111.06377), SimMIM (2111.09886) and all that differ from them in a choice per slot.
+    """MAE (arXiv 2111.06377), SimMIM (2111.09886), I-JEPA (2301.08243) and all that differ from them in a choice per slot.
 
     Attributes:
         tokenizer: `(batch) -> Tokens`.
@@ -62,6 +77,7 @@ class MaskedPrediction(nn.Module):
     encoder: nn.Module
     predictor: dict[str, nn.Module]
     terms: dict[str, Term]
+    taught = True  # takes a teacher
 
     def encode(self, batch: dict, train: bool = False) -> Array:
         """Features of the whole input, nothing hidden: [B, E + N, D]."""
@@ -76,27 +92,29 @@ class MaskedPrediction(nn.Module):
             key: one key, or a key per row.
             train: draw drop path.
             mask: use this one instead of drawing it.
-            teacher: passed on to the targets.
+            teacher: `(batch) -> [B, E + N, D]`, passed on to the targets; None = the encoder itself.
 
         Returns:
-            dict(tokens, mask, z, terms), where terms[name] = dict(prediction f32[B, T, R], goal f32[B, T, R], asked i32[B, T], weight f32[B, T]).
+            dict(tokens, mask, z, valid, terms), where valid is that of the tokens of z, and terms[name] = dict(prediction f32[B, T, R], goal f32[B, T, R], asked i32[B, T], weight f32[B, T]).
         """
         tokens = self.tokenizer(batch)
         mask = self.mask(fold(key, 0), tokens.grid) if mask is None else mask
         raw, pos, valid, hidden = self.hide(tokens, mask, fold(key, 1))
+        teacher = self.encode if teacher is None else teacher
         z = self.encoder(raw, pos, valid, hidden, train=train)  # [B, E + K, D]
         answers = {}
         for name, term in self.terms.items():
-            index, weight = asked(mask, term.on)
-            goal = take(term.target(batch, tokens, teacher), index)  # f32[B, T, R]
-            real = None if tokens.valid is None else take(tokens.valid, index)
-            prediction = self.predictor[name](
-                z, pos, take(tokens.pos, index), goal.shape[-1], valid_seen=valid, valid_asked=real
-            )
+            index, weight, real = asked(mask, term.on)
+            goal = take(jax.lax.stop_gradient(term.target(batch, tokens, teacher)), index)  # f32[B, T, R]
+            if tokens.valid is not None:
+                exists = take(tokens.valid, index)
+                real = exists if real is None else real & exists
+            prediction = by_group(self.predictor[name], mask.groups if term.on == 'hidden' else 1, z, pos,
+                                  take(tokens.pos, index), goal.shape[-1], valid, real)  # fmt: skip
             weight = weight if real is None else weight * real
             weight = weight * batch['valid'][:, None] if 'valid' in batch else weight
             answers[name] = dict(prediction=prediction, goal=goal, asked=index, weight=weight)
-        return dict(tokens=tokens, mask=mask, z=z, terms=answers)
+        return dict(tokens=tokens, mask=mask, z=z, valid=valid, terms=answers)
 
     def __call__(
         self, batch: dict, key: Array, train: bool = True, mask: Mask | None = None, teacher=None
@@ -120,5 +138,6 @@ class MaskedPrediction(nn.Module):
             baseline += term.weight * term.loss(jnp.broadcast_to(mean, a['goal'].shape), a['goal'], a['weight'])
             if len(self.terms) > 1:
                 aux[f'loss_{name}'] = own
-        pooled = out['z'][:, self.encoder.num_prefix :].astype(jnp.float32).mean(1)
+        valid = None if out['valid'] is None else out['valid'][..., None]
+        pooled = out['z'][:, self.encoder.num_prefix :].astype(jnp.float32).mean(1, where=valid)
         return loss, aux | dict(baseline=jax.lax.stop_gradient(baseline), features=jax.lax.stop_gradient(pooled))

@@ -112,3 +112,83 @@ def test_varying_hides_a_cut_normal_share():
 def test_varying_refuses_a_share_that_is_none(low):
     with pytest.raises(ValueError, match='is no share of the tokens'):
         masks.varying(jax.random.key(0), (2, 4, 4), low=low)
+
+
+def multiblocks(rows=300, plane=(14, 14), **options):
+    """A mask, and its rectangles as bool[rows, 4, h, w]."""
+    mask = jax.device_get(jax.jit(lambda key: masks.multiblock(key, (rows, *plane), **options))(jax.random.key(4)))
+    inside = np.zeros((rows, 4, plane[0] * plane[1]), bool)
+    for row, target, asked in zip(inside, mask.target.reshape(rows, 4, -1), mask.asked.reshape(rows, 4, -1), strict=True):
+        for block, at, real in zip(row, target, asked, strict=True):
+            block[at[real]] = True
+            assert block.sum() == real.sum() and (np.diff(at[real]) > 0).all()
+    return mask, inside.reshape(rows, 4, *plane)
+
+
+@pytest.mark.parametrize('plane', [(14, 14), (16, 16), (8, 8), (6, 12)])
+def test_multiblock_asks_for_rectangles_and_shows_none_of_them(form, plane):
+    mask, inside = multiblocks(plane=plane)
+    n = plane[0] * plane[1]
+    for block in inside.reshape(-1, *plane):
+        rows, columns = (np.flatnonzero(block.any(axis)) for axis in (1, 0))
+        tall, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert tall * wide == block.sum()
+        # some share and shape within the bounds round to these sides
+        assert (tall - 0.5) * (wide - 0.5) <= 0.2 * n * 1.0001 and (tall + 0.5) * (wide + 0.5) >= 0.15 * n * 0.9999
+        assert (tall + 0.5) / (wide - 0.5) >= 0.75 and (tall - 0.5) / (wide + 0.5) <= 1.5
+    assert not (inside.any(1).reshape(-1, n) & ~mask.hidden).any()
+    np.testing.assert_array_equal(mask.weight, mask.asked)
+    visible = (~mask.hidden).sum(1)
+    assert mask.groups == 4 and mask.most_visible == int(0.28 * n) == visible.max() and (visible == visible.max()).mean() > 0.9
+    np.testing.assert_array_equal(mask.filled.sum(1), visible)
+    assert len(mask.target[0]) == 4 * max(block.sum() for block in inside.reshape(-1, *plane)) or plane != (14, 14)
+
+
+def test_multiblock_draws_by_the_law_of_its_paper():
+    """How often each token is asked for and seen, beside the same draws in NumPy; sides of 14 tokens."""
+    rows = 4000
+    mask, inside = multiblocks(rows, keep=0.99)
+    rng = np.random.default_rng(0)
+
+    def draw(share, shape, count):  # bool[rows, count, 14, 14]
+        share, shape = rng.uniform(*share, (rows, count)), rng.uniform(*shape, (rows, count))
+        sides = [np.round(np.sqrt(196 * share * shape)), np.round(np.sqrt(196 * share / shape))]
+        within = []
+        for side in sides:
+            low = rng.integers(0, 14 - side.astype(int) + 1)
+            within.append((np.arange(14) >= low[..., None]) & (np.arange(14) < (low + side)[..., None]))
+        return within[0][..., None] & within[1][..., None, :]
+
+    blocks = draw((0.15, 0.2), (0.75, 1.5), 4)
+    seen = draw((0.85, 1.0), (1.0, 1.0), 1)[:, 0] & ~blocks.any(1)
+    seen = seen[seen.sum((1, 2)) >= 10]
+    limit = 5 * np.sqrt(0.5 / rows)
+    assert np.abs(inside.any(1).mean(0) - blocks.any(1).mean(0)).max() < limit
+    assert np.abs((~mask.hidden).reshape(rows, 14, 14).mean(0) - seen.mean(0)).max() < limit
+    for statistic in (lambda x: x.sum((2, 3)), lambda x: x.any(3).sum(2)):  # areas, heights
+        counts = [np.bincount(statistic(x).astype(int).ravel(), minlength=60) / (4 * rows) for x in (inside, blocks)]
+        assert np.abs(counts[0] - counts[1]).max() < limit
+    assert inside[..., -1].any() and inside[..., -1, :].any()
+
+
+def test_multiblock_shows_a_part_of_what_it_would_ask_for_where_too_little_were_left():
+    mask, inside = multiblocks(scale=(0.4, 0.5), least=40, keep=0.5)
+    visible = ~mask.hidden
+    assert visible.sum(1).min() >= 40
+    taken = np.take_along_axis(visible, mask.target, 1)
+    assert (taken & mask.asked).any()
+    np.testing.assert_array_equal(mask.weight, mask.asked & ~taken)
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(plane=(4, 4, 4)), 'height and width'),
+        (dict(scale=(0.5, 0.2)), 'rising pair'),
+        (dict(keep=0.0), 'keep'),
+        (dict(context=(0.8, 1.2)), 'at most 1'),
+    ],
+)
+def test_multiblock_says_what_it_cannot_do(options, words):
+    with pytest.raises(ValueError, match=words):
+        masks.multiblock(jax.random.key(0), (2, *options.pop('plane', (8, 8))), **options)

@@ -105,7 +105,8 @@ def test_rows_of_no_sample_do_not_count(images):
 
 def test_what_fills_up_a_row_is_not_asked_for_as_visible():
     mask = masks.varying(jax.random.key(0), (4, 4, 4), low=0.5)
-    index, weight = asked(mask, 'visible')
+    index, weight, real = asked(mask, 'visible')
+    np.testing.assert_array_equal(real, weight > 0)
     for row in range(4):
         np.testing.assert_array_equal(index[row][weight[row] > 0], np.flatnonzero(~mask.hidden[row]))
     assert weight.sum() == (~mask.hidden).sum() < weight.size
