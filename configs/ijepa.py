@@ -23,7 +23,9 @@ def get_config(variant: str = 'vit_h14'):
     width, depth = PREDICTORS[size]
     predictor = dict(name='SelfAttention', width=width, depth=depth, heads=HEADS[size], remat='none', scan=False)
     target = dict(name='features', norm=True)
-    c.terms = dict(features=dict(predictor=predictor, target=target, loss=dict(name='smooth_l1'), on='hidden', weight=1.0))
+    c.terms = dict(
+        features=dict(predictor=predictor, target=target, loss=dict(name='smooth_l1'), on='hidden', weight=1.0)
+    )
     c.ema, c.end_ema = 0.996, 1.0  # of the teacher, which is what evaluations see
     c.data.update(batch_size=BATCH, canvas=(512, 512), workers=8)
     c.augment.update(scale=(0.3, 1.0), flip=False)

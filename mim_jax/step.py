@@ -58,7 +58,9 @@ def make_loss(objective, augment: Callable) -> Callable:
         drop_path, draw, crop = (jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in range(3))
         batch, taught = augment(crop, batch, train=True), {}
         if teacher is not None and getattr(objective, 'taught', False):
-            taught = dict(teacher=partial(objective.apply, {'params': sharding.gather_tables(teacher)}, method='encode'))
+            taught = dict(
+                teacher=partial(objective.apply, {'params': sharding.gather_tables(teacher)}, method='encode')
+            )
         with nn.intercept_methods(sharding.keep_rows):
             return objective.apply(
                 {'params': sharding.gather_tables(params)}, batch, draw, train=True, rngs={'drop_path': drop_path[0]}, **taught

@@ -204,7 +204,11 @@ def test_flops_of_a_teacher_are_those_of_its_forward_pass():
     def blocks(depth, n, width=16):
         return depth * (24 * n * width**2 + 4 * n**2 * width)
 
-    patch, seen, slots = 14 * 14 * 3, int(0.28 * 16), masks.multiblock(jax.random.key(0), (1, 4, 4)).target.shape[1] // 4
+    patch, seen, slots = (
+        14 * 14 * 3,
+        int(0.28 * 16),
+        masks.multiblock(jax.random.key(0), (1, 4, 4)).target.shape[1] // 4,
+    )
     student = 2 * seen * patch * 16 + blocks(2, seen)
     teacher = 2 * 16 * patch * 16 + blocks(2, 16)
     predictor = 4 * (2 * seen * 16**2 + blocks(1, seen + slots) + 2 * slots * 16**2)

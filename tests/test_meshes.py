@@ -21,7 +21,9 @@ STEPS, DEVICES = 5, 8
 DATA, FSDP, BOTH, ALL = (8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2)
 CASES = [('mae', sizes) for sizes in (DATA, FSDP, BOTH, ALL)]
 CASES += [
-    pytest.param(name, sizes, marks=pytest.mark.slow) for name in ('videomae', 'mdlm', 'umd', 'ijepa') for _, sizes in CASES
+    pytest.param(name, sizes, marks=pytest.mark.slow)
+    for name in ('videomae', 'mdlm', 'umd', 'ijepa')
+    for _, sizes in CASES
 ]
 
 # What a step may send: gradients, sums and means over the rows' axes, parameters gathered over fsdp, and over model the outputs of the products

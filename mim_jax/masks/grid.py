@@ -69,9 +69,7 @@ def block(
     wide = jnp.clip(jnp.round(jnp.sqrt(area / shape)), 1, w)
     top = jnp.floor(corner(fold(key, 2), 1) * (h - tall + 1))
     left = jnp.floor(corner(fold(key, 3), 1) * (w - wide + 1))
-    y, x = jnp.arange(h)[:, None], jnp.arange(w)
-    inside = ((y >= top[..., None, None]) & (y < (top + tall)[..., None, None])
-              & (x >= left[..., None, None]) & (x < (left + wide)[..., None, None]))  # fmt: skip
+    inside, (y, x) = rectangles((h, w), top, left, tall, wide), (jnp.arange(h)[:, None], jnp.arange(w))
     # A token's score is the first block that covers it; within a block rows fill from a random side.
     first = jnp.where(inside.any(-3), jnp.argmax(inside, -3), num_blocks)  # i32[B, lead..., h, w]
     flip = corner(fold(key, 4), 1)[..., 0] < 0.5
@@ -95,7 +93,12 @@ def multiblock(key: Array, grid: Grid, *, blocks: int = 4, scale: tuple[float, f
     """
     if len(grid) != 3:
         raise ValueError(f'multiblock masks need a grid of height and width, not {grid[1:]}')
-    if not (0 < scale[0] <= scale[1] < 1 and 0 < context[0] <= context[1] <= 1 and 0 < aspect[0] <= aspect[1] and 0 < keep < 1):
+    if not (
+        0 < scale[0] <= scale[1] < 1
+        and 0 < context[0] <= context[1] <= 1
+        and 0 < aspect[0] <= aspect[1]
+        and 0 < keep < 1
+    ):
         raise ValueError(f'multiblock: scale={scale}, context={context}, aspect={aspect}, keep={keep}: each has to be a rising pair of '
                          'shares of the grid above 0 and at most 1, aspect of numbers above 0, and keep a share')  # fmt: skip
     b, h, w = grid
@@ -114,18 +117,11 @@ def multiblock(key: Array, grid: Grid, *, blocks: int = 4, scale: tuple[float, f
     top, left = corner(2, tall, wide)
     side = jnp.sqrt(uniform(4, *context, count=1))
     large = jnp.clip(jnp.round(h * side), 1, h), jnp.clip(jnp.round(w * side), 1, w)
-    inside = rectangles(grid, top, left, tall, wide)  # bool[B, blocks, N]
-    around = rectangles(grid, *corner(5, *large), *large)  # bool[B, 1, N]
-    covered = jnp.cumsum(jnp.pad(inside, [(0, 0), (1, 0), (0, 0)]), 1) > 0  # by none, by the first, by the first two, ...
-    clear = around & ~covered  # bool[B, blocks + 1, N]
-    enough = clear.sum(-1) >= min(least, most)
-    chosen = jnp.maximum(enough.sum(-1, keepdims=True) - 1, 0)  # ever fewer are clear
-    visible = (clear & (jnp.arange(blocks + 1) == chosen)[..., None]).any(1)
-    count = jnp.cumsum(visible, -1)
-    count = jnp.where(uniform(7, count=1) < 0.5, count, count[:, -1:] - count + 1)
-    hidden = ~(visible & (count <= most))
+    around = rectangles((h, w), *corner(5, *large), *large).reshape(b, n)
+    inside = rectangles((h, w), top, left, tall, wide).reshape(b, blocks, n)
+    hidden = ~cut(outside(around, inside, min(least, most)), most, uniform(7, count=1) < 0.5)
     # slot i of a rectangle is its i-th token
-    slot = jnp.arange(slots(grid, scale[1], aspect))
+    slot = jnp.arange(slots((h, w), scale[1], aspect))
     asked = slot < (tall * wide)[..., None]  # bool[B, blocks, L]
     y, x = top[..., None] + slot // wide[..., None], left[..., None] + slot % wide[..., None]
     target = jnp.where(asked, y * w + x, 0).astype(jnp.int32).reshape(b, -1)
@@ -134,17 +130,31 @@ def multiblock(key: Array, grid: Grid, *, blocks: int = 4, scale: tuple[float, f
     return Mask(hidden, target, weight, None, most_visible=most, asked=asked, groups=blocks)
 
 
-def rectangles(grid: Grid, top: Array, left: Array, tall: Array, wide: Array) -> Array:
-    """bool[B, M, N]: which tokens of a plane lie within each rectangle, given by whole numbers f32[B, M]."""
-    y, x = jnp.arange(grid[1])[:, None], jnp.arange(grid[2])
+def outside(around: Array, inside: Array, least: int) -> Array:
+    """bool[B, N]: `around` bool[B, N] less all of `inside` bool[B, M, N], or less the first ones as long as `least` tokens are left."""
+    taken = jnp.cumsum(jnp.pad(inside, [(0, 0), (1, 0), (0, 0)]), 1) > 0  # by none, by the first, by the first two, ...
+    left = around[:, None] & ~taken  # bool[B, M + 1, N]
+    enough = (left.sum(-1) >= least).sum(-1, keepdims=True)
+    chosen = jnp.arange(left.shape[1]) == jnp.maximum(enough - 1, 0)  # ever fewer are left
+    return (left & chosen[..., None]).any(1)
+
+
+def cut(chosen: Array, most: int, from_start: Array) -> Array:
+    """bool[B, N]: of the True entries of bool[B, N] the first `most`, or the last where `from_start` bool[B, 1] is False."""
+    count = jnp.cumsum(chosen, -1)
+    return chosen & (jnp.where(from_start, count, count[:, -1:] - count + 1) <= most)
+
+
+def rectangles(plane: tuple[int, int], top: Array, left: Array, tall: Array, wide: Array) -> Array:
+    """bool[..., h, w]: which tokens of a plane lie within each rectangle, given by whole numbers f32[...]."""
+    y, x = jnp.arange(plane[0])[:, None], jnp.arange(plane[1])
     top, left, tall, wide = (each[..., None, None] for each in (top, left, tall, wide))
-    inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
-    return inside.reshape(*inside.shape[:2], -1)
+    return (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
 
 
-def slots(grid: Grid, scale: float, aspect: tuple[float, float]) -> int:
+def slots(plane: tuple[int, int], scale: float, aspect: tuple[float, float]) -> int:
     """Tokens of the largest rectangle of sides rounded to tokens, whose share is at most `scale` and whose height by width lies within `aspect`."""
-    _, height, width = grid
+    height, width = plane
     most = scale * height * width * (1 + 1e-6)
     return max(h * w for h in range(1, height + 1) for w in range(1, width + 1)
                if (h == 1 or w == 1 or (h - 0.5) * (w - 0.5) <= most)

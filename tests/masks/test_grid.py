@@ -118,7 +118,9 @@ def multiblocks(rows=300, plane=(14, 14), **options):
     """A mask, and its rectangles as bool[rows, 4, h, w]."""
     mask = jax.device_get(jax.jit(lambda key: masks.multiblock(key, (rows, *plane), **options))(jax.random.key(4)))
     inside = np.zeros((rows, 4, plane[0] * plane[1]), bool)
-    for row, target, asked in zip(inside, mask.target.reshape(rows, 4, -1), mask.asked.reshape(rows, 4, -1), strict=True):
+    for row, target, asked in zip(
+        inside, mask.target.reshape(rows, 4, -1), mask.asked.reshape(rows, 4, -1), strict=True
+    ):
         for block, at, real in zip(row, target, asked, strict=True):
             block[at[real]] = True
             assert block.sum() == real.sum() and (np.diff(at[real]) > 0).all()
@@ -139,7 +141,11 @@ def test_multiblock_asks_for_rectangles_and_shows_none_of_them(form, plane):
     assert not (inside.any(1).reshape(-1, n) & ~mask.hidden).any()
     np.testing.assert_array_equal(mask.weight, mask.asked)
     visible = (~mask.hidden).sum(1)
-    assert mask.groups == 4 and mask.most_visible == int(0.28 * n) == visible.max() and (visible == visible.max()).mean() > 0.9
+    assert (
+        mask.groups == 4
+        and mask.most_visible == int(0.28 * n) == visible.max()
+        and (visible == visible.max()).mean() > 0.9
+    )
     np.testing.assert_array_equal(mask.filled.sum(1), visible)
     assert len(mask.target[0]) == 4 * max(block.sum() for block in inside.reshape(-1, *plane)) or plane != (14, 14)
 

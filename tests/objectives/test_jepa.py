@@ -31,7 +31,9 @@ def theirs(width, heads, depth, seed):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
-        model.embeddings.position_embeddings.copy_(torch.tensor(np.array(sincos(places.astype(np.float32), width)))[None])
+        model.embeddings.position_embeddings.copy_(
+            torch.tensor(np.array(sincos(places.astype(np.float32), width)))[None]
+        )
     return model.requires_grad_(True)
 
 
@@ -64,7 +66,9 @@ def params_of(student, predictor, extra, value=lambda x: x.detach().numpy()):
     """Weights, or by `value` their gradients, as parameters of ours."""
     encoder = Reader({k: value(v) for k, v in student.named_parameters()}, 'IJepaModel')
     narrow = Reader({k: value(v) for k, v in predictor.named_parameters()}, 'IJepaModel')
-    layers = Reader({f'{name}.{k}': value(v) for name in ('embed', 'head') for k, v in extra[name].named_parameters()}, 'predictor')
+    layers = Reader(
+        {f'{name}.{k}': value(v) for name in ('embed', 'head') for k, v in extra[name].named_parameters()}, 'predictor'
+    )
     return dict(
         encoder=dict(embed=encoder.stem('embeddings.patch_embeddings.projection'), blocks=encoder.blocks('layers'), norm=encoder.norm('layernorm')),
         predictor_features=dict(mask_token=value(extra['mask_token']), embed=layers.dense('embed'), blocks=narrow.blocks('layers'),
@@ -121,9 +125,13 @@ def test_loss_and_gradients_agree(method, images, networks):
 def test_the_teacher_of_a_step_is_the_average_and_follows_its_schedule(method, images):
     batch = dict(image=images, valid=np.ones(ROWS, bool))
     loss = step.make_loss(method, lambda key, batch, train: batch)
-    start = partial(step.init, 0, objective=method, augment=lambda key, batch, train: batch, tx_of=optim.adamw, ema=True)
+    start = partial(
+        step.init, 0, objective=method, augment=lambda key, batch, train: batch, tx_of=optim.adamw, ema=True
+    )
     state = jax.jit(start)(batch)
-    state = state.replace(ema=jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), state.ema))
+    state = state.replace(
+        ema=jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), state.ema)
+    )
     options = dict(seed=0, loss=loss, tx=optim.adamw(state.params), schedule=optax.constant_schedule(1e-3))
     train = jax.jit(partial(step.train_step, ema=optax.linear_schedule(0.5, 1.0, 2), **options))
     after, metrics = train(state, batch, 1.0)
@@ -143,7 +151,9 @@ def test_an_answer_knows_nothing_of_other_groups(method, images):
 
     @jax.jit
     def answers(mask):
-        return method.apply(params, {'image': images}, jax.random.key(0), mask=mask, method='predict')['terms']['features']['prediction']
+        return method.apply(params, {'image': images}, jax.random.key(0), mask=mask, method='predict')['terms'][
+            'features'
+        ]['prediction']
 
     groups = mask.target.reshape(ROWS, 4, -1)
     other = mask.replace(target=groups.at[:, 2].set(groups[:, 2] // 2).reshape(ROWS, -1))
