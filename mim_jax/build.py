@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial, reduce
 
 import flax.linen as nn
+import optax
 
 from mim_jax.augment.mix import mixup_cutmix
 from mim_jax.data import image
@@ -51,7 +52,10 @@ LIMITS = {  # of numbers, both included
     'encoder.depth': (0, None),
     'schedule.lr': (0, None),
     'schedule.warmup_steps': (0, None),
+    'schedule.start_lr': (0, None),
+    'schedule.end_lr': (0, None),
     'optimizer.weight_decay': (0, None),
+    'optimizer.end_weight_decay': (0, None),
     'optimizer.clip': (0, None),
 }
 
@@ -67,6 +71,10 @@ def check(config) -> None:
         if value is not None and not least <= value <= (math.inf if most is None else most):
             wanted = f'at least {least}' if most is None else f'between {least} and {most}'
             raise InputError(f'config.{key}={value}: it has to be {wanted}')
+    if config.get('end_ema') and not config.ema:
+        raise InputError(
+            f'config.end_ema={config.end_ema}, but config.ema=0 keeps no average: set config.ema too, or config.end_ema=0'
+        )
     for key in ('image_size', 'canvas'):
         if len(config.data[key]) != 2 or min(config.data[key]) < 1:
             raise InputError(
@@ -333,6 +341,11 @@ def augment(config) -> Callable:
 def optimizer(config, **options) -> Callable:
     """`(params) -> optax transformation`, without the learning rate."""
     return part('optim', config.optimizer, where='optimizer', total_steps=config.total_steps, **options)
+
+
+def ema(config) -> optax.Schedule:
+    """`(step) -> decay` of the moving average."""
+    return optax.linear_schedule(config.ema, config.end_ema or config.ema, config.total_steps)
 
 
 def schedule(config) -> Callable:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mim_jax import build, sharding, step
@@ -106,13 +105,12 @@ def lowering(config, objective, augment: Callable, abstract: step.TrainState, me
         build.schedule(config),
         step.make_loss(objective, augment),
     )
-    ema = optax.linear_schedule(config.ema, config.end_ema or config.ema, config.total_steps)
     batch, placed = batch_on(config, mesh), jax.tree.map(lambda x: x.sharding, abstract)
 
     def lower(accumulate: int):
         def train_step(state, batch, lr_scale):
             return step.train_step(state, batch, lr_scale, seed=config.seed, loss=loss, tx=tx, schedule=schedule,
-                                   accumulate=accumulate, ema=ema)  # fmt: skip
+                                   accumulate=accumulate, ema=build.ema(config))  # fmt: skip
 
         jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, NamedSharding(mesh, PartitionSpec())))
         return jitted.lower(abstract, batch, jax.ShapeDtypeStruct((), jnp.float32))
@@ -151,19 +149,19 @@ def cuts(rows: int, micro_batch: int) -> list[int]:
 
 
 def compiled(lowered: jax.stages.Lowered, platform: str = '', **options) -> jax.stages.Compiled:
-    """The program by `OPTIONS` of a platform, '' = of this run; by none where the compiler does not know one of them.
+    """The program by `OPTIONS` of a platform, '' = of this run; by none of them where the compiler does not know one.
 
     Args:
         options: more of the compiler's, by name.
     """
     own = OPTIONS.get(platform or jax.default_backend(), {})
-    options = {k: v for k, v in own.items() if k not in os.environ.get('LIBTPU_INIT_ARGS', '')} | options
+    own = {name: value for name, value in own.items() if name not in os.environ.get('LIBTPU_INIT_ARGS', '')}
     try:
-        return lowered.compile(compiler_options=options)
+        return lowered.compile(compiler_options=own | options)
     except jax.errors.JaxRuntimeError as error:  # options come and go
-        if not options or 'No such compile option' not in str(error):
+        if not own or 'No such compile option' not in str(error):
             raise
-        return lowered.compile()
+        return lowered.compile(compiler_options=options)
 
 
 def fit(
@@ -234,12 +232,14 @@ def model_flops(config, objective, augment: Callable, params: dict) -> float:
     keys = jax.eval_shape(partial(step.row_keys, 0, 0, rows))
     view = jax.eval_shape(partial(augment, train=True), keys, batch_spec(config, rows))
 
-    def forward(**taught) -> int:
-        run = partial(objective.apply, train=False, **taught)
-        return matmul_flops(lambda p, b, k: run({'params': p}, b, k)[0], params, view, keys)
+    encodes = []
 
-    whole = learner = forward()
-    if getattr(objective, 'taught', False):
-        told = jax.eval_shape(lambda p, b: objective.apply({'params': p}, b, method='encode'), params, view)
-        learner = forward(teacher=lambda batch: jnp.zeros(told.shape, told.dtype))
-    return (whole + 2.0 * learner) / rows
+    def teacher(batch):
+        encode = partial(objective.apply, method='encode')
+        encodes.append(matmul_flops(encode, {'params': params}, batch))
+        return jnp.zeros_like(jax.eval_shape(encode, {'params': params}, batch))
+
+    taught = dict(teacher=teacher) if getattr(objective, 'taught', False) else {}
+    run = partial(objective.apply, train=False, **taught)
+    forward = matmul_flops(lambda p, b, k: run({'params': p}, b, k)[0], params, view, keys)
+    return (3.0 * forward + sum(encodes)) / rows

@@ -105,7 +105,7 @@ def parts(config: ConfigDict):
     make = partial(step.init, config.seed, objective=objective, augment=augment, tx_of=tx_of, ema=bool(config.ema))
     state = jax.jit(make)(raw_batch(config))
     train = partial(step.train_step, seed=config.seed, loss=step.make_loss(objective, augment), tx=tx_of(state.params),
-                    schedule=build.schedule(config), ema=config.ema)  # fmt: skip
+                    schedule=build.schedule(config), ema=build.ema(config))  # fmt: skip
     return objective, state, train
 
 

@@ -3,13 +3,15 @@
 import importlib
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mim_jax import build
+from mim_jax import build, sharding, train
 from mim_jax.errors import InputError
 from mim_jax.losses import mse
 from mim_jax.models import ViT
+from tests import checks
 
 
 def config(**changes):
@@ -57,6 +59,11 @@ def test_a_part_that_does_not_exist(spec, says):
         ('log_every', 0, 'config.log_every=0: it has to be at least 1'),
         ('data.batch_size', 0, 'config.data.batch_size=0: it has to be at least 1'),
         ('ema', 1.5, 'config.ema=1.5: it has to be between 0 and 1'),
+        (
+            'end_ema',
+            1.0,
+            'config.end_ema=1.0, but config.ema=0 keeps no average: set config.ema too, or config.end_ema=0',
+        ),
         ('schedule.lr', -1.0, 'config.schedule.lr=-1.0: it has to be at least 0'),
         ('schedule.lr', float('nan'), 'config.schedule.lr=nan: it has to be at least 0'),
         (
@@ -74,6 +81,21 @@ def test_a_value_out_of_range(key, value, says):
     with pytest.raises(InputError) as error:
         build.check(config(**{key: value}))
     assert str(error.value) == says
+
+
+def test_the_average_grows_slower_where_it_has_an_end():
+    there, growing = config(ema=0.9), config(ema=0.9, end_ema=1.0)
+    there.total_steps = growing.total_steps = 100
+    np.testing.assert_allclose([build.ema(there)(step) for step in (0, 50, 100)], 0.9, rtol=1e-6)
+    np.testing.assert_allclose([build.ema(growing)(step) for step in (0, 50, 100)], [0.9, 0.95, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['mar', 'maskgit'])
+def test_a_mask_that_asks_for_groups_is_refused_where_none_can_answer(name):
+    asks = checks.tiny(name)
+    asks.mask = dict(name='multiblock')
+    with pytest.raises(InputError, match='asks for groups of tokens one by one.*only MaskedPrediction'):
+        train.parts(asks, sharding.make_mesh(1))
 
 
 def test_no_terms():

@@ -131,7 +131,14 @@ def test_a_compiler_that_does_not_know_an_option_gets_none():
             raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option: 'it'")
 
     compile.compiled(SimpleNamespace(compile=build), 'cpu')
-    assert tried == [compile.OPTIONS['cpu'], None]
+    compile.compiled(
+        SimpleNamespace(
+            compile=lambda compiler_options: build({k: v for k, v in compiler_options.items() if k != 'own'})
+        ),
+        'cpu',
+        own=1,
+    )
+    assert tried == [compile.OPTIONS['cpu'], {}] * 2
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):

@@ -143,8 +143,11 @@ def reconstruction(objective, data, *, rows: int | None = None, seed: int = 0) -
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(len(batch['valid'])))
         batch = data.augment(keys, batch, train=False)
         out = objective.apply({'params': params}, batch, keys, method='predict')
-        answer = out['terms'][term]
-        return batch[key], out['tokens'].raw, out['mask'].hidden, answer['asked'], answer['prediction']
+        asked, prediction, real = (out['terms'][term][name] for name in ('asked', 'prediction', 'real'))
+        if real is not None:  # what fills rows up repeats the first, which always is
+            asked = jnp.where(real, asked, asked[:, :1])
+            prediction = jnp.where(real[..., None], prediction, prediction[:, :1])
+        return batch[key], out['tokens'].raw, out['mask'].hidden, asked, prediction
 
     def evaluate(params: dict) -> dict[str, np.ndarray]:
         batch = records(data.val(rows), rows)

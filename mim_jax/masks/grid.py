@@ -83,26 +83,25 @@ def multiblock(key: Array, grid: Grid, *, blocks: int = 4, scale: tuple[float, f
     """Asks for `blocks` rectangles, each by itself, and shows a larger one without them (I-JEPA, arXiv 2301.08243).
 
     Each rectangle is drawn for itself, anywhere in the grid: its share of the tokens within `scale` and its height by its width within `aspect`,
-    both uniform; the larger one has a share within `context` and the shape of the grid. The published code draws one size for all rows
-    of a batch, never reaches the last row and column, and cuts what is visible to the shortest of the batch, from the end. Here what is
-    visible is cut to a share `keep` of the tokens, about what is left there, from a random end. Where it would be fewer than `least`
-    tokens, it overlaps with as few rectangles as need be, and is not asked for there.
+    both uniform; the larger one has a share within `context` and the shape of the grid. The published code draws one size for all rectangles
+    of a batch, by one number for share and shape, never reaches the last row and column, and cuts what is visible to the shortest row of
+    the batch, from the end. Here what is visible is cut to a share `keep` of the tokens, about what is left there, from a random end. Where it
+    would be fewer than `least` tokens, it overlaps with as few rectangles as need be, and is not asked for there.
 
     Raises:
-        ValueError: the grid has not two axes, or a share is out of range.
+        ValueError: the grid has not two axes, or an option is out of range.
     """
     if len(grid) != 3:
         raise ValueError(f'multiblock masks need a grid of height and width, not {grid[1:]}')
-    if not (
-        0 < scale[0] <= scale[1] < 1
-        and 0 < context[0] <= context[1] <= 1
-        and 0 < aspect[0] <= aspect[1]
-        and 0 < keep < 1
-    ):
-        raise ValueError(f'multiblock: scale={scale}, context={context}, aspect={aspect}, keep={keep}: each has to be a rising pair of '
-                         'shares of the grid above 0 and at most 1, aspect of numbers above 0, and keep a share')  # fmt: skip
+    for name, (low, high), most in (('scale', scale, 1), ('context', context, 1), ('aspect', aspect, math.inf)):
+        if not 0 < low <= high <= most:
+            raise ValueError(
+                f'multiblock: {name}={(low, high)}: it has to be two numbers above 0{", at most 1" * (most == 1)}, the lower first'
+            )
+    if not 0 < keep < 1 or blocks < 1:
+        raise ValueError(f'multiblock: keep={keep} has to be a share between 0 and 1, and blocks={blocks} at least 1')
     b, h, w = grid
-    n, most = h * w, max(int(keep * h * w), 1)
+    n, most = h * w, max(int(keep * h * w + 1e-6), 1)
 
     def uniform(data, low=0.0, high=1.0, count=blocks):  # f32[B, count]
         return low + (high - low) * per_row(fold(key, data), jax.random.uniform, (b, count))
@@ -123,8 +122,9 @@ def multiblock(key: Array, grid: Grid, *, blocks: int = 4, scale: tuple[float, f
     # slot i of a rectangle is its i-th token
     slot = jnp.arange(slots((h, w), scale[1], aspect))
     asked = slot < (tall * wide)[..., None]  # bool[B, blocks, L]
-    y, x = top[..., None] + slot // wide[..., None], left[..., None] + slot % wide[..., None]
-    target = jnp.where(asked, y * w + x, 0).astype(jnp.int32).reshape(b, -1)
+    top, left, wide = (each[..., None].astype(jnp.int32) for each in (top, left, wide))
+    y, x = top + slot // wide, left + slot % wide
+    target = jnp.where(asked, y * w + x, 0).reshape(b, -1)
     asked = asked.reshape(b, -1)
     weight = (asked & take(hidden, target)).astype(jnp.float32)
     return Mask(hidden, target, weight, None, most_visible=most, asked=asked, groups=blocks)

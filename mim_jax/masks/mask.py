@@ -53,6 +53,19 @@ class Mask:
         return jnp.arange(self.visible.shape[1]) < (~self.hidden).sum(-1, keepdims=True)
 
 
+def plain(mask: Mask) -> Mask:
+    """The mask, for methods that ask for all positions at once.
+
+    Raises:
+        ValueError: it asks for groups of them, or fills rows up.
+    """
+    if mask.groups != 1 or mask.asked is not None:
+        raise ValueError(
+            'this mask asks for groups of tokens one by one, as multiblock does: only MaskedPrediction can answer that'
+        )
+    return mask
+
+
 def per_row(key: Array, draw: Callable[[Array, tuple[int, ...]], Array], shape: tuple[int, ...]) -> Array:
     """Draws `shape` = (B, ...) from one key, or row by row from B keys.
 

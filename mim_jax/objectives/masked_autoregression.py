@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mim_jax.masks.mask import Mask, fold, per_row, take
+from mim_jax.masks.mask import Mask, fold, per_row, plain, take
 from mim_jax.noise import Schedule, coefficients, split, weight
 from mim_jax.objectives.token_model import label_of, real
 
@@ -83,7 +83,7 @@ class MaskedAutoregression(nn.Module):
             dict(tokens, mask, z, seen bool[B, K], answers {'told': f32[B, T, head.width]}).
         """
         tokens = self.tokenizer(batch)
-        mask = self.mask(fold(key, 0), tokens.grid) if mask is None else mask
+        mask = plain(self.mask(fold(key, 0), tokens.grid)) if mask is None else mask
         label = label_of(batch, len(tokens.raw), key, self.label_dropout if train else 0.0)
         told, z, seen = self.tell(tokens, mask, label, fold(key, 1), train)
         return dict(tokens=tokens, mask=mask, z=z, seen=seen, answers=dict(told=told))

@@ -95,7 +95,8 @@ class MaskedPrediction(nn.Module):
             teacher: `(batch) -> [B, E + N, D]`, passed on to the targets; None = the encoder itself.
 
         Returns:
-            dict(tokens, mask, z, valid, terms), where valid is that of the tokens of z, and terms[name] = dict(prediction f32[B, T, R], goal f32[B, T, R], asked i32[B, T], weight f32[B, T]).
+            dict(tokens, mask, z, valid, terms), where valid is that of the tokens of z, and terms[name] = dict(prediction f32[B, T, R], goal f32[B, T, R], asked i32[B, T],
+                real bool[B, T] or None, weight f32[B, T]).
         """
         tokens = self.tokenizer(batch)
         mask = self.mask(fold(key, 0), tokens.grid) if mask is None else mask
@@ -113,7 +114,7 @@ class MaskedPrediction(nn.Module):
                                   take(tokens.pos, index), goal.shape[-1], valid, real)  # fmt: skip
             weight = weight if real is None else weight * real
             weight = weight * batch['valid'][:, None] if 'valid' in batch else weight
-            answers[name] = dict(prediction=prediction, goal=goal, asked=index, weight=weight)
+            answers[name] = dict(prediction=prediction, goal=goal, asked=index, real=real, weight=weight)
         return dict(tokens=tokens, mask=mask, z=z, valid=valid, terms=answers)
 
     def __call__(
@@ -138,6 +139,7 @@ class MaskedPrediction(nn.Module):
             baseline += term.weight * term.loss(jnp.broadcast_to(mean, a['goal'].shape), a['goal'], a['weight'])
             if len(self.terms) > 1:
                 aux[f'loss_{name}'] = own
-        valid = None if out['valid'] is None else out['valid'][..., None]
-        pooled = out['z'][:, self.encoder.num_prefix :].astype(jnp.float32).mean(1, where=valid)
+        z = out['z'][:, self.encoder.num_prefix :].astype(jnp.float32)
+        seen = jnp.ones(z.shape[:2]) if out['valid'] is None else out['valid'].astype(jnp.float32)
+        pooled = (z * seen[..., None]).sum(1) / jnp.maximum(seen.sum(1, keepdims=True), 1)
         return loss, aux | dict(baseline=jax.lax.stop_gradient(baseline), features=jax.lax.stop_gradient(pooled))

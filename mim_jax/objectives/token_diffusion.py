@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
-from mim_jax.masks.mask import Mask, fold
+from mim_jax.masks.mask import Mask, fold, plain
 from mim_jax.objectives.token_model import TokenModel, monitor, real
 
 
@@ -33,7 +33,7 @@ class TokenDiffusion(TokenModel):
     def predict(self, batch: dict, key: Array, train: bool = False, mask: Mask | None = None) -> dict:
         """dict(tokens, mask, logits f32[B, N, V], z [B, N, D], real f32[B, N])."""
         tokens = self.tokenizer(batch)
-        mask = self.mask(fold(key, 0), tokens.grid) if mask is None else mask
+        mask = plain(self.mask(fold(key, 0), tokens.grid)) if mask is None else mask
         raw, pos, _, hidden = self.hide(tokens, mask, fold(key, 1))
         logits, z = self.network(raw, pos, tokens.sees, hidden, mask.level, self.label(batch, key, train), train)
         return dict(tokens=tokens, mask=mask, logits=logits, z=z, real=real(tokens, batch))
@@ -44,7 +44,7 @@ class TokenDiffusion(TokenModel):
         All that the mask hides is hidden, whatever `hide` shows in training: what is seen costs nothing, and a bound has to pay for it.
         """
         tokens = self.tokenizer(batch)
-        mask = self.mask(fold(key, 0), tokens.grid) if mask is None else mask
+        mask = plain(self.mask(fold(key, 0), tokens.grid)) if mask is None else mask
         raw, label = tokens.raw * ~mask.hidden[..., None], self.label(batch, key, False)
         logits, _ = self.network(raw, tokens.pos, tokens.sees, mask.hidden, mask.level, label)
         counts = real(tokens, batch)

@@ -2,10 +2,12 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mim_jax import targets
+from mim_jax import masks, targets
 from mim_jax.errors import InputError
 from mim_jax.evals import reconstruction
 from mim_jax.evals.pictures import HIDDEN_STATISTICS, VISIBLE_STATISTICS
@@ -125,6 +127,26 @@ def test_a_model_that_answers_no_hidden_pixels_is_refused(make_objective, digits
 def test_everything_asked_is_drawn(make_objective, make_params, digits):
     objective = make_objective(on='all', depth=1)
     assert reconstruction(objective, digits, rows=2)(make_params(objective, digits))['reconstruction'].shape[0] > 288
+
+
+def test_what_fills_up_a_row_is_not_drawn(make_objective, make_params, digits, monkeypatch):
+    objective, seen = make_objective(depth=1).clone(mask=masks.multiblock), []
+    monkeypatch.setattr(
+        sys.modules['mim_jax.evals.reconstruction'],
+        'columns',
+        lambda *args, **how: seen.append(args) or columns(*args, **how),
+    )
+    reconstruction(objective, digits, rows=4)(make_params(objective, digits))
+    ((_, _, hidden, asked, prediction),) = [args[:5] for args in seen]
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.arange(4))
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
+    mask = masks.multiblock(keys, (4, 4, 4))
+    np.testing.assert_array_equal(hidden, mask.hidden)
+    assert not mask.asked.all()
+    for row in range(4):
+        assert set(asked[row]) == set(np.asarray(mask.target[row])[np.asarray(mask.asked[row])])
+        filling = prediction[row][~np.asarray(mask.asked[row])]
+        np.testing.assert_array_equal(filling, np.broadcast_to(prediction[row, 0], filling.shape))
 
 
 def clips(goal=lambda raw: raw, norm=False, channels=3, asked=None, patch=(2, 8, 8)):

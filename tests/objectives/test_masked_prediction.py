@@ -110,3 +110,14 @@ def test_what_fills_up_a_row_is_not_asked_for_as_visible():
     for row in range(4):
         np.testing.assert_array_equal(index[row][weight[row] > 0], np.flatnonzero(~mask.hidden[row]))
     assert weight.sum() == (~mask.hidden).sum() < weight.size
+
+
+def test_features_of_a_row_are_the_mean_of_what_it_shows_and_of_nothing_0(images):
+    objective = make(dict(raw=RAW))
+    params = start(objective, images)
+    hidden = jnp.ones((2, 16), bool).at[0, 2:4].set(False)
+    mask = masks.asking(hidden).replace(most_visible=3)
+    out = checks.applied(objective, params, images, jax.random.key(2), mask=mask, method='predict')
+    _, aux = checks.applied(objective, params, images, jax.random.key(2), mask=mask)
+    np.testing.assert_allclose(aux['features'][0], out['z'][0, 1:3].mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(aux['features'][1], 0)
