@@ -93,11 +93,10 @@ def multiblock(key: Array, grid: Grid, *, blocks: int = 4, scale: tuple[float, f
     """
     if len(grid) != 3:
         raise ValueError(f'multiblock masks need a grid of height and width, not {grid[1:]}')
-    for name, (low, high), most in (('scale', scale, 1), ('context', context, 1), ('aspect', aspect, math.inf)):
-        if not 0 < low <= high <= most:
-            raise ValueError(
-                f'multiblock: {name}={(low, high)}: it has to be two numbers above 0{", at most 1" * (most == 1)}, the lower first'
-            )
+    for name, pair, most in (('scale', scale, 1), ('context', context, 1), ('aspect', aspect, math.inf)):
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= most:
+            bounds = 'above 0, at most 1' if most == 1 else 'above 0'
+            raise ValueError(f'multiblock: {name}={tuple(pair)}: it has to be two numbers {bounds}, the lower first')
     if not 0 < keep < 1 or blocks < 1:
         raise ValueError(f'multiblock: keep={keep} has to be a share between 0 and 1, and blocks={blocks} at least 1')
     b, h, w = grid

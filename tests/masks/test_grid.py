@@ -192,6 +192,7 @@ def test_multiblock_shows_a_part_of_what_it_would_ask_for_where_too_little_were_
         (dict(plane=(4, 4, 4)), 'height and width'),
         (dict(scale=(0.5, 0.2)), 'scale=.*the lower first'),
         (dict(aspect=(0, 2)), 'aspect=.*above 0'),
+        (dict(scale=(0.15,)), 'two numbers'),
         (dict(keep=0.0), 'keep'),
         (dict(blocks=0), 'blocks=0'),
         (dict(context=(0.8, 1.2)), 'at most 1'),
